@@ -1,1 +1,6 @@
-//! Loopwarden agent.
+//! Loopwarden: a node agent that sees stalls of event loops while they last and frees them when that is safe.
+//!
+//! The way through the house: `kernel` turns kernel memory and events into facts, `pipeline` (pure) decides, `action`
+//! signals, `export` tells. See `docs/architecture.md`.
+
+pub mod pipeline;

@@ -1,0 +1,140 @@
+//! What a loop is stuck on, as lines, journal and metrics show it.
+
+use serde::Serialize;
+
+use super::ids::{NsPid, Pid};
+
+/// Kind of a stall's cause: the words of the contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, serde::Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum CauseKind {
+    /// Waiting for a child process.
+    ChildWait,
+    /// Waiting for a lock, and nothing burns CPU.
+    LockWait,
+    /// Another thread of the interpreter holds its lock and runs.
+    GilWait,
+    /// Waiting for one socket.
+    NetworkWait,
+    /// Waiting for a pipe.
+    PipeWait,
+    /// Waiting for a file or the block layer.
+    DiskWait,
+    /// Waiting for a file lock.
+    FileLock,
+    /// Sleeping on purpose.
+    Sleep,
+    /// Computing.
+    CpuBusy,
+    /// Runnable, and not given a CPU.
+    CpuStarved,
+    /// Waiting for memory.
+    MemoryStall,
+    /// Stopped, traced or frozen.
+    Stopped,
+    /// None of these can be shown.
+    #[default]
+    Unknown,
+}
+
+impl CauseKind {
+    /// All kinds.
+    pub const ALL: [CauseKind; 13] = [
+        CauseKind::ChildWait,
+        CauseKind::LockWait,
+        CauseKind::GilWait,
+        CauseKind::NetworkWait,
+        CauseKind::PipeWait,
+        CauseKind::DiskWait,
+        CauseKind::FileLock,
+        CauseKind::Sleep,
+        CauseKind::CpuBusy,
+        CauseKind::CpuStarved,
+        CauseKind::MemoryStall,
+        CauseKind::Stopped,
+        CauseKind::Unknown,
+    ];
+
+    /// The word of the contract.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            CauseKind::ChildWait => "child_wait",
+            CauseKind::LockWait => "lock_wait",
+            CauseKind::GilWait => "gil_wait",
+            CauseKind::NetworkWait => "network_wait",
+            CauseKind::PipeWait => "pipe_wait",
+            CauseKind::DiskWait => "disk_wait",
+            CauseKind::FileLock => "file_lock",
+            CauseKind::Sleep => "sleep",
+            CauseKind::CpuBusy => "cpu_busy",
+            CauseKind::CpuStarved => "cpu_starved",
+            CauseKind::MemoryStall => "memory_stall",
+            CauseKind::Stopped => "stopped",
+            CauseKind::Unknown => "unknown",
+        }
+    }
+}
+
+/// The child a loop waits for.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ChildCause {
+    /// Its id on the host.
+    pub pid: Pid,
+    /// Its id as the loop's process sees it.
+    pub ns_pid: NsPid,
+    /// Basename of its executable, empty if it could not be told.
+    pub exe: String,
+    /// State letter of procfs, spelled out.
+    pub state: String,
+    /// How long ago the loop's process told it to end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub told_to_end_ms_ago: Option<f64>,
+}
+
+/// Why a loop does not come back.
+#[derive(Debug, Clone, PartialEq, Serialize, Default)]
+pub struct Cause {
+    /// What kind.
+    pub kind: CauseKind,
+    /// System call the thread is in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub syscall: Option<String>,
+    /// The child waited for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub child: Option<ChildCause>,
+    /// The other end of the socket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// The file waited for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// The process that holds what is waited for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub holder_pid: Option<Pid>,
+}
+
+/// One frame of a stack, innermost first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Frame {
+    /// Function name.
+    pub function: String,
+    /// Source file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Line in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<u32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_word_is_the_serialised_form() {
+        for kind in CauseKind::ALL {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Identifiers and time, each a type of its own: a thread id is not a process id.
+
+use std::fmt;
+use std::time::Duration;
+
+/// A process id (thread-group id) as the agent's own procfs shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Pid(pub u32);
+
+/// A thread id as the agent's own procfs shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Tid(pub u32);
+
+/// A process id as the process's own PID namespace numbers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct NsPid(pub u32);
+
+impl fmt::Display for Pid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for Tid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One process for good: its id and when it started, in nanoseconds since boot (`task_struct.start_boottime`).
+///
+/// Start times of `/proc/PID/stat` count in hundredths of a second, which is too coarse to tell a reused id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PidKey {
+    /// Process id.
+    pub pid: Pid,
+    /// Start, nanoseconds since boot.
+    pub start_ns: u64,
+}
+
+/// One loop for good: a thread of one process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LoopId {
+    /// The process.
+    pub process: PidKey,
+    /// The thread that polls.
+    pub tid: Tid,
+}
+
+/// A moment of `CLOCK_MONOTONIC`, the clock of the kernel events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Mono(pub u64);
+
+impl Mono {
+    /// The time from `earlier` to here; zero if `earlier` is later.
+    #[must_use]
+    pub fn since(self, earlier: Mono) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+
+    /// The moment `span` later, at most the end of the clock.
+    #[must_use]
+    pub fn plus(self, span: Duration) -> Mono {
+        Mono(self.0.saturating_add(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// Name of an incident: a ULID, so that names sort by time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct IncidentId(pub u128);
+
+impl IncidentId {
+    /// Made of a wall-clock time and 80 bits of noise, both given by the caller.
+    #[must_use]
+    pub fn new(unix_ms: u64, noise: u128) -> Self {
+        Self((u128::from(unix_ms & 0xffff_ffff_ffff) << 80) | (noise & ((1 << 80) - 1)))
+    }
+}
+
+impl fmt::Display for IncidentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Crockford's base 32: 26 characters of 5 bits hold 130, the first has only 3 of the 128.
+        const DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+        for place in (0..26u32).rev() {
+            let digit = (self.0 >> (place * 5)) & 31;
+            write!(f, "{}", char::from(DIGITS[usize::try_from(digit).unwrap_or(0)]))?;
+        }
+        Ok(())
+    }
+}
+
+impl serde::Serialize for IncidentId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn incident_names_are_26_characters_and_sort_by_time() {
+        let early = IncidentId::new(1_700_000_000_000, u128::MAX).to_string();
+        let late = IncidentId::new(1_700_000_000_001, 0).to_string();
+        assert_eq!(early.len(), 26);
+        assert!(early < late, "{early} {late}");
+        assert!(early.starts_with("01H"), "{early}");
+    }
+
+    #[test]
+    fn time_never_goes_below_zero() {
+        assert_eq!(Mono(5).since(Mono(9)), Duration::ZERO);
+        assert_eq!(Mono(u64::MAX).plus(Duration::from_secs(1)), Mono(u64::MAX));
+    }
+}

@@ -1,0 +1,17 @@
+//! The pure core: facts in, decisions out.
+//!
+//! Defines the types every other room speaks (loop, stall, wait episode, cause, refusal, notice) and decides what they
+//! mean. It must never do I/O, read a clock or import another room: `now` is always an argument. Facts come from `kernel/`
+//! and procfs readers; what it returns goes to `action/` (signals) and `export/` (notices).
+
+pub mod cause;
+pub mod histogram;
+pub mod ids;
+pub mod notice;
+pub mod refusal;
+
+pub use cause::{Cause, CauseKind, ChildCause, Frame};
+pub use histogram::Histogram;
+pub use ids::{IncidentId, LoopId, Mono, NsPid, Pid, PidKey, Tid};
+pub use notice::{ActionNotice, EndedBy, LoopInfo, LoopTotals, Mode, Notice, Outcome, Signal, StallView};
+pub use refusal::Refusal;

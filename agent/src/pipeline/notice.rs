@@ -1,0 +1,267 @@
+//! What the agent tells the world: each notice becomes a line of `watch`, numbers in the metrics, and an event.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::cause::{Cause, Frame};
+use super::histogram::Histogram;
+use super::ids::{IncidentId, LoopId, Mono, Pid};
+use super::refusal::Refusal;
+
+/// Whether signals are sent or only told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Everything but the signal.
+    #[default]
+    Observe,
+    /// Signals are sent.
+    Enforce,
+}
+
+impl Mode {
+    /// The word of the contract.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Mode::Observe => "observe",
+            Mode::Enforce => "enforce",
+        }
+    }
+}
+
+/// A signal the agent sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+pub enum Signal {
+    /// Asks the child to end.
+    #[serde(rename = "SIGTERM")]
+    Term,
+    /// Ends the child.
+    #[serde(rename = "SIGKILL")]
+    Kill,
+}
+
+impl Signal {
+    /// The word of the contract.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Signal::Term => "SIGTERM",
+            Signal::Kill => "SIGKILL",
+        }
+    }
+}
+
+/// What became of an action.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The signal was sent.
+    Sent,
+    /// Observe mode: it would have been sent.
+    WouldSend,
+    /// A guard refused.
+    Refused(#[serde(skip)] Refusal),
+    /// The call failed.
+    Failed,
+    /// The child was gone already.
+    Gone,
+    /// It was sent, and the child did not end.
+    Ineffective,
+}
+
+impl Outcome {
+    /// The word of the contract.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Outcome::Sent => "sent",
+            Outcome::WouldSend => "would_send",
+            Outcome::Refused(_) => "refused",
+            Outcome::Failed => "failed",
+            Outcome::Gone => "gone",
+            Outcome::Ineffective => "ineffective",
+        }
+    }
+
+    /// The guard, when one refused.
+    #[must_use]
+    pub const fn refusal(self) -> Option<Refusal> {
+        match self {
+            Outcome::Refused(refusal) => Some(refusal),
+            _ => None,
+        }
+    }
+}
+
+/// How a stall ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndedBy {
+    /// The loop polled again.
+    Poll,
+    /// The process ended.
+    Exit,
+    /// The process ran another program.
+    Exec,
+    /// The agent stopped watching.
+    Detached,
+}
+
+impl EndedBy {
+    /// The word of the contract.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            EndedBy::Poll => "poll",
+            EndedBy::Exit => "exit",
+            EndedBy::Exec => "exec",
+            EndedBy::Detached => "detached",
+        }
+    }
+}
+
+/// Who a loop is. Shared by all notices of the loop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoopInfo {
+    /// Its identity.
+    pub id: LoopId,
+    /// Name of the configured target it belongs to.
+    pub target: String,
+    /// Basename of the executable.
+    pub exe: String,
+    /// System call it polls with.
+    pub poller: String,
+    /// How it is watched: `fentry`, `tracepoint`, `raw` or `sampling`.
+    pub plan: &'static str,
+}
+
+/// A stall as it stands at `at`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StallView {
+    /// The incident.
+    pub incident: IncidentId,
+    /// The moment for which the figures hold.
+    pub at: Mono,
+    /// How long the loop has been away.
+    pub busy: Duration,
+    /// The stall is older than the agent: `busy` is a lower bound.
+    pub busy_is_lower_bound: bool,
+    /// What it is stuck on.
+    pub cause: Cause,
+    /// Stack of the loop thread, if it was read.
+    pub stack: Option<Vec<Frame>>,
+}
+
+/// A signal that was sent, would have been, or was refused.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ActionNotice {
+    /// The incident it belongs to.
+    pub incident: IncidentId,
+    /// When.
+    pub at: Mono,
+    /// The child it is about.
+    pub child: Pid,
+    /// Basename of the child's executable, empty if it could not be told.
+    pub child_exe: String,
+    /// Which signal.
+    pub signal: Signal,
+    /// Whether we enforce.
+    pub mode: Mode,
+    /// How long the loop had been away.
+    pub busy: Duration,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// The grace that was in force.
+    pub grace: Duration,
+    /// What a person should know beside that: the error of the call, the state of the child.
+    pub detail: Option<String>,
+}
+
+/// Counts of one loop since it is watched.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LoopTotals {
+    /// Finished iterations.
+    pub iterations: u64,
+    /// Time inside its own poller.
+    pub idle: Duration,
+    /// Time in finished iterations.
+    pub busy: Duration,
+    /// Longest finished iteration.
+    pub max: Duration,
+    /// Finished iterations by length.
+    pub histogram: Histogram,
+}
+
+/// One thing to tell.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Notice {
+    /// A loop was recognised and is watched from here on.
+    Loop {
+        /// When.
+        at: Mono,
+        /// Who.
+        info: Arc<LoopInfo>,
+    },
+    /// A stall was noticed.
+    StallOpened {
+        /// Who.
+        info: Arc<LoopInfo>,
+        /// How it stands.
+        view: StallView,
+    },
+    /// Its cause or evidence changed.
+    StallUpdated {
+        /// Who.
+        info: Arc<LoopInfo>,
+        /// How it stands.
+        view: StallView,
+    },
+    /// A signal was sent, would have been, or was refused.
+    Action {
+        /// Who.
+        info: Arc<LoopInfo>,
+        /// What.
+        action: ActionNotice,
+    },
+    /// The stall is over.
+    StallClosed {
+        /// Who.
+        info: Arc<LoopInfo>,
+        /// How it stood at the end.
+        view: StallView,
+        /// Our signal ended the child and the loop came back.
+        rescued: bool,
+        /// How it ended.
+        ended_by: EndedBy,
+    },
+    /// A wait for an engine by the loop thread is over.
+    EngineWait {
+        /// When it ended.
+        at: Mono,
+        /// Who.
+        info: Arc<LoopInfo>,
+        /// How long it took.
+        lasted: Duration,
+    },
+    /// A loop is not watched any more: its final counts.
+    LoopEnded {
+        /// When.
+        at: Mono,
+        /// Who.
+        info: Arc<LoopInfo>,
+        /// Its counts.
+        totals: LoopTotals,
+        /// How it ended.
+        ended_by: EndedBy,
+    },
+    /// Something was lost, and how often since the last such notice.
+    Lost {
+        /// When it was noticed.
+        at: Mono,
+        /// What.
+        what: String,
+        /// How often.
+        count: u64,
+    },
+}
