@@ -110,6 +110,8 @@ pub struct LoopRecord {
     pub nested_since: u64,
     /// See `nested_key`.
     pub nested_deadline: u64,
+    /// First entry of the same nested poll in this iteration (a call entered again after a signal is the same one).
+    pub nested_first: u64,
     /// The wait episode: time of the first entry, 0 for none.
     pub wait_start: u64,
     /// Entry of the wait call it is in, 0 if it is between calls.
@@ -122,6 +124,12 @@ pub struct LoopRecord {
     pub wait_id: i32,
     /// Options of the call.
     pub wait_options: u32,
+    /// Where waitid writes what it found (user memory), 0 for wait4.
+    pub wait_info: u64,
+    /// 1 once the episode was sent as an event.
+    pub wait_announced: u32,
+    /// Unused.
+    pub pad: u32,
     /// Pollers seen so far.
     pub keys: [KeyCount; KEYS],
     /// Finished iterations by length, see [`bucket_of`].
@@ -203,7 +211,7 @@ pub const fn bucket_bound(index: usize) -> u64 {
 
 const _: () = assert!(size_of::<TaskEntry>() == 16);
 const _: () = assert!(size_of::<ThreadEntry>() == 8);
-const _: () = assert!(size_of::<LoopRecord>() == 664);
+const _: () = assert!(size_of::<LoopRecord>() == 688);
 const _: () = assert!(align_of::<LoopRecord>() == 8);
 
 #[cfg(test)]
