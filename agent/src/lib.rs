@@ -4,3 +4,4 @@
 //! signals, `export` tells. See `docs/architecture.md`.
 
 pub mod pipeline;
+pub mod kernel;

@@ -8,6 +8,7 @@ use aya_ebpf::{
     programs::{FEntryContext, FExitContext, RawTracePointContext, TracePointContext},
 };
 
+use crate::global;
 use crate::kernel::field;
 use crate::lifecycle::{self, TaskIterator};
 use crate::maps::{Caller, OFFSETS};
@@ -29,11 +30,10 @@ fn tracepoint_args(ctx: &TracePointContext) -> Option<(u32, [u64; 5])> {
 /// Arguments of a system-call function of the kernel: it gets the user's registers.
 #[inline(always)]
 fn register_args(registers: *const u8) -> Option<[u64; 5]> {
-    let places = OFFSETS.load().regs;
     let mut args = [0u64; 5];
     let mut place = 0;
     while place < 5 {
-        args[place] = field(registers, places[place])?;
+        args[place] = field(registers, global!(OFFSETS.regs[place]))?;
         place += 1;
     }
     Some(args)

@@ -5,6 +5,7 @@ use aya_ebpf::helpers::{
 };
 use loopwarden_abi::{Counter, EXE_BYTES, NO_DEADLINE};
 
+use crate::global;
 use crate::maps::{OFFSETS, count};
 
 /// A `struct task_struct *`.
@@ -18,11 +19,13 @@ pub fn field<T: Copy>(base: *const u8, offset: u32) -> Option<T> {
         return None;
     }
     // SAFETY: the helper checks the address itself.
-    let value = unsafe { bpf_probe_read_kernel(base.wrapping_add(offset as usize).cast::<T>()) };
-    if value.is_err() {
-        count(Counter::ReadFailed);
+    match unsafe { bpf_probe_read_kernel(base.wrapping_add(offset as usize).cast::<T>()) } {
+        Ok(value) => Some(value),
+        Err(_) => {
+            count(Counter::ReadFailed);
+            None
+        }
     }
-    value.ok()
 }
 
 /// Reads a value of the caller's memory; a failure is counted and gives nothing.
@@ -42,55 +45,56 @@ pub fn user<T: Copy>(address: u64) -> Option<T> {
 impl Task {
     #[inline(always)]
     pub fn pid(self) -> Option<u32> {
-        field(self.0, OFFSETS.load().task_pid)
+        field(self.0, global!(OFFSETS.task_pid))
     }
 
     #[inline(always)]
     pub fn tgid(self) -> Option<u32> {
-        field(self.0, OFFSETS.load().task_tgid)
+        field(self.0, global!(OFFSETS.task_tgid))
     }
 
     #[inline(always)]
     pub fn start_ns(self) -> Option<u64> {
-        let leader: *const u8 = field(self.0, OFFSETS.load().task_group_leader)?;
-        field(leader, OFFSETS.load().task_start_boottime)
+        let leader: *const u8 = field(self.0, global!(OFFSETS.task_group_leader))?;
+        field(leader, global!(OFFSETS.task_start_boottime))
     }
 
     #[inline(always)]
     pub fn parent_tgid(self) -> Option<u32> {
-        let parent: *const u8 = field(self.0, OFFSETS.load().task_real_parent)?;
-        field(parent, OFFSETS.load().task_tgid)
+        let parent: *const u8 = field(self.0, global!(OFFSETS.task_real_parent))?;
+        field(parent, global!(OFFSETS.task_tgid))
     }
 
     /// Threads of the process that have not ended.
     #[inline(always)]
     pub fn live_threads(self) -> Option<i32> {
-        let signal: *const u8 = field(self.0, OFFSETS.load().task_signal)?;
-        field(signal, OFFSETS.load().signal_live)
+        let signal: *const u8 = field(self.0, global!(OFFSETS.task_signal))?;
+        field(signal, global!(OFFSETS.signal_live))
     }
 
     #[inline(always)]
     pub fn exit_code(self) -> Option<i32> {
-        field(self.0, OFFSETS.load().task_exit_code)
+        field(self.0, global!(OFFSETS.task_exit_code))
     }
 
     /// Depth of the PID namespace the task lives in.
     #[inline(always)]
     pub fn level(self) -> Option<u32> {
-        let pid: *const u8 = field(self.0, OFFSETS.load().task_thread_pid)?;
-        field(pid, OFFSETS.load().pid_level)
+        let pid: *const u8 = field(self.0, global!(OFFSETS.task_thread_pid))?;
+        field(pid, global!(OFFSETS.pid_level))
     }
 
     /// The task's number in the PID namespace at a depth.
     #[inline(always)]
     pub fn number_at(self, level: u32) -> Option<i32> {
-        let offsets = OFFSETS.load();
-        let pid: *const u8 = field(self.0, offsets.task_thread_pid)?;
+        let pid: *const u8 = field(self.0, global!(OFFSETS.task_thread_pid))?;
         // Namespaces nest at most 32 deep; the bound keeps a misread level from reaching far.
         let level = level & 31;
         field(
             pid,
-            offsets.pid_numbers + level * offsets.upid_size + offsets.upid_nr,
+            global!(OFFSETS.pid_numbers)
+                + level * global!(OFFSETS.upid_size)
+                + global!(OFFSETS.upid_nr),
         )
     }
 
@@ -98,11 +102,10 @@ impl Task {
     /// "(deleted)" never shows.
     #[inline(always)]
     pub fn exe_name(self, name: &mut [u8; EXE_BYTES]) -> Option<()> {
-        let offsets = OFFSETS.load();
-        let mm: *const u8 = field(self.0, offsets.task_mm)?;
-        let file: *const u8 = field(mm, offsets.mm_exe_file)?;
-        let dentry: *const u8 = field(file, offsets.file_dentry)?;
-        let text: *const u8 = field(dentry, offsets.dentry_name)?;
+        let mm: *const u8 = field(self.0, global!(OFFSETS.task_mm))?;
+        let file: *const u8 = field(mm, global!(OFFSETS.mm_exe_file))?;
+        let dentry: *const u8 = field(file, global!(OFFSETS.file_dentry))?;
+        let text: *const u8 = field(dentry, global!(OFFSETS.dentry_name))?;
         // SAFETY: the helper checks the address and never writes past the slice.
         match unsafe { bpf_probe_read_kernel_str_bytes(text, name) } {
             Ok(_) => Some(()),

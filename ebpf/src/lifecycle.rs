@@ -9,6 +9,7 @@ use loopwarden_abi::{
     TaskListing,
 };
 
+use crate::global;
 use crate::kernel::Task;
 use crate::maps::{Caller, SETTINGS, TASKS, THREADS, count, event, now, send};
 
@@ -59,7 +60,7 @@ pub fn forked(ctx: &RawTracePointContext) {
 pub fn execed(ctx: &RawTracePointContext) {
     let caller = Caller::current();
     let known = TASKS.get_ptr(caller.tgid).is_some();
-    if !known && SETTINGS.load().all_execs == 0 {
+    if !known && global!(SETTINGS.all_execs) == 0 {
         return;
     }
     if known {
@@ -129,19 +130,16 @@ pub fn list(iterator: *const TaskIterator) {
     if task.0.is_null() {
         return;
     }
-    let (Some(pid), Some(tgid)) = (task.pid(), task.tgid()) else {
-        return;
-    };
-    if pid != tgid {
+    // Plain values with a default instead of options: the compiler keeps an unset register for the empty case of those,
+    // which the verifier takes for a use of it.
+    let tgid = task.tgid().unwrap_or(0);
+    if tgid == 0 || task.pid().unwrap_or(0) != tgid {
         return;
     }
-    let (Some(parent), Some(start_ns)) = (task.parent_tgid(), task.start_ns()) else {
-        return;
-    };
     let listing = TaskListing {
         tgid,
-        parent,
-        start_ns,
+        parent: task.parent_tgid().unwrap_or(0),
+        start_ns: task.start_ns().unwrap_or(0),
     };
     // SAFETY: the pointer is to a value of that size; a full page makes the kernel call again.
     unsafe {

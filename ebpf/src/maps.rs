@@ -1,7 +1,6 @@
 //! Maps and the few things one does with them: find the caller's record, count a loss, send an event.
 
 use aya_ebpf::{
-    Global,
     bindings::{BPF_F_MMAPABLE, BPF_NOEXIST},
     helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
     macros::map,
@@ -24,8 +23,9 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::COUNT, 0);
 
+/// Set by user space before the load; read field by field with `global!`.
 #[unsafe(no_mangle)]
-pub static OFFSETS: Global<Offsets> = Global::new(Offsets {
+pub static OFFSETS: Offsets = Offsets {
     task_pid: 0,
     task_tgid: 0,
     task_real_parent: 0,
@@ -44,13 +44,22 @@ pub static OFFSETS: Global<Offsets> = Global::new(Offsets {
     file_dentry: 0,
     dentry_name: 0,
     regs: [0; 5],
-});
+};
 
 #[unsafe(no_mangle)]
-pub static SETTINGS: Global<Settings> = Global::new(Settings {
+pub static SETTINGS: Settings = Settings {
     all_execs: 0,
     pad: 0,
-});
+};
+
+/// A global as user space set it. Volatile, because the compiler sees only the zero it was declared with.
+#[macro_export]
+macro_rules! global {
+    ($($place:tt)*) => {
+        // SAFETY: a static of plain integers, never written once the program is loaded.
+        unsafe { core::ptr::read_volatile(&raw const $($place)*) }
+    };
+}
 
 /// Counts a loss. Per-CPU slots, because BPF has no atomic addition that Rust could name.
 #[inline(always)]
