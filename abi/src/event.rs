@@ -68,8 +68,8 @@ pub struct Event {
     pub id: i32,
     /// See `kind`.
     pub extra: u32,
-    /// Unused.
-    pub pad: u32,
+    /// [`EventKind::WaitBegan`]: 1 for waitid.
+    pub flags: u32,
     /// See `kind`.
     pub key: PollKey,
     /// Basename of the executable, ended by a NUL if shorter (exec only).

@@ -128,8 +128,8 @@ pub struct LoopRecord {
     pub wait_info: u64,
     /// 1 once the episode was sent as an event.
     pub wait_announced: u32,
-    /// Unused.
-    pub pad: u32,
+    /// 1 if the call is waitid: it waits for an exit only when told so.
+    pub wait_waitid: u32,
     /// Pollers seen so far.
     pub keys: [KeyCount; KEYS],
     /// Finished iterations by length, see [`bucket_of`].

@@ -148,7 +148,7 @@ pub fn event(kind: EventKind, slot: u32, caller: Caller) -> Event {
         arg: 0,
         id: 0,
         extra: 0,
-        pad: 0,
+        flags: 0,
         key: PollKey { class: 0, fd: -1 },
         exe: [0; EXE_BYTES],
     }

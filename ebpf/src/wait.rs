@@ -21,6 +21,8 @@ pub struct Wanted {
     pub options: u32,
     /// Where waitid writes what it found, 0 for wait4.
     pub info: u64,
+    /// 1 for waitid.
+    pub waitid: u32,
 }
 
 impl Wanted {
@@ -39,6 +41,7 @@ impl Wanted {
             id,
             options: args[2] as u32,
             info: 0,
+            waitid: 0,
         }
     }
 
@@ -49,6 +52,7 @@ impl Wanted {
             id: args[1] as i32,
             options: args[3] as u32,
             info: args[2],
+            waitid: 1,
         }
     }
 }
@@ -77,6 +81,7 @@ pub fn enter(caller: Caller, wanted: Wanted) {
     record.wait_calls = record.wait_calls.wrapping_add(1);
     record.wait_options = wanted.options;
     record.wait_info = wanted.info;
+    record.wait_waitid = wanted.waitid;
     record.wait_call = now;
     // One look with WNOHANG is no wait; the second one in the same iteration is.
     if record.wait_announced == 0 && (wanted.options & WNOHANG == 0 || record.wait_calls > 1) {
@@ -86,6 +91,7 @@ pub fn enter(caller: Caller, wanted: Wanted) {
         began.arg = wanted.which;
         began.id = wanted.id;
         began.extra = wanted.options;
+        began.flags = wanted.waitid;
         send(&began);
     }
     record.seq = record.seq.wrapping_add(1);

@@ -2,15 +2,20 @@
 //!
 //! Turns bytes from the kernel into the pipeline's types and decides nothing about loops.
 
-pub mod board;
+mod board;
+mod bpf;
+mod convert;
 mod error;
 mod load;
 mod namespace;
 mod offsets;
 mod plain;
 pub mod plan;
+mod sensor;
 mod tracefs;
 
+pub use bpf::BpfSensor;
 pub use error::KernelError;
 pub use load::{Loaded, Outcome, load};
 pub use plan::{Plan, Verdict, Way};
+pub use sensor::{Adoption, Listed, Sensor, Totals};

@@ -5,9 +5,13 @@
 //! and procfs readers; what it returns goes to `action/` (signals) and `export/` (notices).
 
 pub mod cause;
+pub mod event;
+pub mod family;
 pub mod histogram;
 pub mod ids;
 pub mod notice;
+pub mod policy;
+pub mod recognise;
 pub mod refusal;
 
 pub use cause::{Cause, CauseKind, ChildCause, Frame};

@@ -1,0 +1,258 @@
+//! The watched processes and their descendants: who is whose child, who was told to end, who is an engine.
+
+use std::collections::HashMap;
+
+use super::event::{KernelEvent, What};
+use super::ids::{Mono, Pid, PidKey};
+
+/// SIGINT, SIGQUIT, SIGKILL and SIGTERM: whoever sends one of these tells a process to end.
+const TELLING: [i32; 4] = [2, 3, 9, 15];
+const SIGSTOP: [i32; 2] = [19, 20];
+const SIGCONT: i32 = 18;
+
+/// Where a process runs, as far as it was read.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Container {
+    /// In the container of that id.
+    Named(String),
+    /// In none that cgroups tell of: its PID and mount namespaces stand for it.
+    Namespaces(String),
+}
+
+/// One process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    /// Identity.
+    pub key: PidKey,
+    /// Parent.
+    pub parent: Pid,
+    /// Its number in its parent's PID namespace.
+    pub ns_pid: Option<i32>,
+    /// Basename of the executable as recorded at exec, empty if it could not be read.
+    pub exe: String,
+    /// Whether the configuration names it as an engine; `None` until it was matched.
+    pub engine: Option<bool>,
+    /// Where it runs; `None` until it was read.
+    pub container: Option<Container>,
+    /// Number of the configured target it belongs to.
+    pub target: usize,
+    /// Its threads are watched.
+    pub watched: bool,
+    /// First time its parent told it to end.
+    pub told: Option<Mono>,
+    /// Last time anybody told it to end.
+    pub ending: Option<Mono>,
+    /// It was stopped then by a signal, and not continued yet.
+    pub stopped: Option<Mono>,
+    /// It was last seen stopped or frozen then.
+    pub held_until: Option<Mono>,
+    /// Its birth was seen, so that nothing it was told before is unknown.
+    pub seen_born: bool,
+}
+
+impl Process {
+    /// A process found by a scan.
+    #[must_use]
+    pub fn found(key: PidKey, parent: Pid, target: usize, watched: bool) -> Self {
+        Self {
+            key,
+            parent,
+            ns_pid: None,
+            exe: String::new(),
+            engine: None,
+            container: None,
+            target,
+            watched,
+            told: None,
+            ending: None,
+            stopped: None,
+            held_until: None,
+            seen_born: false,
+        }
+    }
+}
+
+/// All of them.
+#[derive(Debug, Clone, Default)]
+pub struct Family {
+    processes: HashMap<Pid, Process>,
+}
+
+impl Family {
+    /// The process of that id, if it has not ended.
+    #[must_use]
+    pub fn get(&self, pid: Pid) -> Option<&Process> {
+        self.processes.get(&pid)
+    }
+
+    /// The same, to fill in what was read.
+    pub fn get_mut(&mut self, pid: Pid) -> Option<&mut Process> {
+        self.processes.get_mut(&pid)
+    }
+
+    /// Adds a process, or replaces one of the same id that ended unseen.
+    pub fn insert(&mut self, process: Process) {
+        self.processes.insert(process.key.pid, process);
+    }
+
+    /// Removes a process.
+    pub fn remove(&mut self, pid: Pid) -> Option<Process> {
+        self.processes.remove(&pid)
+    }
+
+    /// Every process.
+    pub fn iter(&self) -> impl Iterator<Item = &Process> {
+        self.processes.values()
+    }
+
+    /// The direct children of a process, in order of their ids.
+    #[must_use]
+    pub fn children(&self, parent: Pid) -> Vec<&Process> {
+        let mut children: Vec<_> = self.processes.values().filter(|process| process.parent == parent).collect();
+        children.sort_by_key(|process| process.key.pid);
+        children
+    }
+
+    /// The engines below a process, children excepted its own.
+    #[must_use]
+    pub fn engines_below(&self, pid: Pid) -> Vec<PidKey> {
+        let mut found = Vec::new();
+        let mut queue = vec![pid];
+        // Bounded: each process has one parent, and a ring of parents would be a misreading.
+        let mut steps = self.processes.len();
+        while let Some(parent) = queue.pop() {
+            for child in self.children(parent) {
+                if child.engine == Some(true) {
+                    found.push(child.key);
+                }
+                queue.push(child.key.pid);
+            }
+            if steps == 0 {
+                break;
+            }
+            steps -= 1;
+        }
+        found
+    }
+
+    /// Takes in what the kernel reports; true if the family now has a process whose facts must be read.
+    pub fn apply(&mut self, event: &KernelEvent) -> bool {
+        match &event.what {
+            What::Forked { parent, ns_pid, start_ns, watched } => {
+                let target = self.get(*parent).map_or(0, |process| process.target);
+                let key = PidKey { pid: event.pid, start_ns: *start_ns };
+                let mut process = Process::found(key, *parent, target, *watched);
+                process.ns_pid = *ns_pid;
+                process.seen_born = true;
+                // Until it runs another program it is its parent's image: the same executable, and no engine of its own.
+                if let Some(parent) = self.get(*parent) {
+                    process.exe.clone_from(&parent.exe);
+                    process.container.clone_from(&parent.container);
+                    process.engine = Some(false);
+                }
+                self.insert(process);
+                false
+            }
+            What::Execed { exe, start_ns, .. } => match self.get_mut(event.pid) {
+                Some(process) => {
+                    process.exe.clone_from(exe);
+                    process.engine = None;
+                    process.container = None;
+                    if process.key.start_ns == 0 {
+                        process.key.start_ns = *start_ns;
+                    }
+                    true
+                }
+                None => false,
+            },
+            What::Signalled { sender, signal } => {
+                self.signalled(event.pid, *sender, *signal, event.at);
+                false
+            }
+            What::Exited { .. } => {
+                self.remove(event.pid);
+                false
+            }
+            _ => false,
+        }
+    }
+
+    fn signalled(&mut self, pid: Pid, sender: Pid, signal: i32, at: Mono) {
+        let Some(process) = self.get_mut(pid) else {
+            return;
+        };
+        if TELLING.contains(&signal) {
+            process.ending = Some(at);
+            if process.parent == sender {
+                process.told.get_or_insert(at);
+            }
+        } else if SIGSTOP.contains(&signal) {
+            process.stopped.get_or_insert(at);
+        } else if signal == SIGCONT && process.stopped.take().is_some() {
+            process.held_until = Some(at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::Tid;
+
+    fn event(pid: u32, at: u64, what: What) -> KernelEvent {
+        KernelEvent { at: Mono(at), pid: Pid(pid), tid: Tid(pid), what }
+    }
+
+    fn family() -> Family {
+        let mut family = Family::default();
+        family.insert(Process::found(PidKey { pid: Pid(10), start_ns: 1 }, Pid(1), 0, true));
+        let born = What::Forked { parent: Pid(10), ns_pid: Some(7), start_ns: 50, watched: true };
+        family.apply(&event(20, 50, born));
+        family
+    }
+
+    #[test]
+    fn a_child_is_known_from_birth_with_its_number_in_the_parents_namespace() {
+        let family = family();
+        let child = family.get(Pid(20)).unwrap();
+        assert_eq!((child.parent, child.ns_pid, child.seen_born), (Pid(10), Some(7), true));
+        assert_eq!(family.children(Pid(10)).len(), 1);
+    }
+
+    #[test]
+    fn only_the_parent_tells_and_only_the_first_time_counts() {
+        let mut family = family();
+        family.apply(&event(20, 60, What::Signalled { sender: Pid(99), signal: 15 }));
+        let child = family.get(Pid(20)).unwrap();
+        assert_eq!((child.told, child.ending), (None, Some(Mono(60))));
+        family.apply(&event(20, 70, What::Signalled { sender: Pid(10), signal: 2 }));
+        family.apply(&event(20, 80, What::Signalled { sender: Pid(10), signal: 15 }));
+        family.apply(&event(20, 90, What::Signalled { sender: Pid(10), signal: 1 }));
+        let child = family.get(Pid(20)).unwrap();
+        assert_eq!((child.told, child.ending), (Some(Mono(70)), Some(Mono(80))));
+    }
+
+    #[test]
+    fn time_under_sigstop_is_known() {
+        let mut family = family();
+        family.apply(&event(20, 60, What::Signalled { sender: Pid(99), signal: 19 }));
+        assert_eq!(family.get(Pid(20)).unwrap().stopped, Some(Mono(60)));
+        family.apply(&event(20, 90, What::Signalled { sender: Pid(99), signal: 18 }));
+        let child = family.get(Pid(20)).unwrap();
+        assert_eq!((child.stopped, child.held_until), (None, Some(Mono(90))));
+    }
+
+    #[test]
+    fn an_engine_below_a_wrapper_is_found_and_exec_asks_for_a_new_match() {
+        let mut family = family();
+        let born = What::Forked { parent: Pid(20), ns_pid: Some(8), start_ns: 60, watched: true };
+        family.apply(&event(30, 60, born));
+        let ran = What::Execed { parent: Pid(20), start_ns: 60, exe: "query-engine-x".into() };
+        assert!(family.apply(&event(30, 61, ran)));
+        assert_eq!(family.get(Pid(30)).unwrap().engine, None);
+        family.get_mut(Pid(30)).unwrap().engine = Some(true);
+        assert_eq!(family.engines_below(Pid(20)).len(), 1);
+        family.apply(&event(30, 70, What::Exited { start_ns: 60, status: 9 }));
+        assert!(family.engines_below(Pid(20)).is_empty());
+    }
+}

@@ -1,0 +1,325 @@
+//! Whether to signal the child a loop waits for: one pure function over the facts of one wait episode.
+//!
+//! The rules are those of `docs/principles.md`, "When a signal is sent", in the order in which a person would ask them.
+//! Whatever is not proven by the facts is refused, with the guard that refused.
+
+use std::time::Duration;
+
+use super::event::{Awaited, WaitOptions};
+use super::ids::{Mono, NsPid, Pid, PidKey};
+use super::notice::Signal;
+use super::refusal::Refusal;
+
+/// How long after a termination signal a process counts as ending itself (Kubernetes' default grace period).
+pub const ENDING: Duration = Duration::from_secs(30);
+/// How often a refusal that can heal is looked at again.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// How engines of a target are treated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineRules {
+    /// Time a told engine has to end.
+    pub grace: Duration,
+    /// The same where it is unknown who told it, before our SIGTERM.
+    pub unknown_grace: Duration,
+    /// The same where nobody told it; `None` is never.
+    pub untold_grace: Option<Duration>,
+    /// Signal the engine behind a wrapper.
+    pub through_wrapper: bool,
+}
+
+impl Default for EngineRules {
+    fn default() -> Self {
+        Self {
+            grace: Duration::from_millis(500),
+            unknown_grace: Duration::from_secs(10),
+            untold_grace: None,
+            through_wrapper: false,
+        }
+    }
+}
+
+/// Whether a process runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condition {
+    /// It runs or sleeps.
+    Free,
+    /// Stopped by a signal, or its cgroup is frozen.
+    Held,
+    /// A debugger traces it.
+    Traced,
+    /// It has ended (a zombie, or not there).
+    Gone,
+    /// It could not be read.
+    Unreadable,
+}
+
+/// Whether a child runs in its loop's container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// It does.
+    Same,
+    /// It does not.
+    Other,
+    /// Not read yet, or not readable.
+    Unknown,
+}
+
+/// A child of the loop's process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChildFacts {
+    /// Identity.
+    pub key: PidKey,
+    /// Its number as the loop's process sees it, if known.
+    pub ns_pid: Option<NsPid>,
+    /// Its process group as the loop's process numbers it, if known.
+    pub group: Option<i32>,
+    /// Basename of its executable.
+    pub exe: String,
+    /// Whether it is an engine; `None` if that could not be told.
+    pub engine: Option<bool>,
+    /// First time its parent told it to end.
+    pub told: Option<Mono>,
+    /// Its birth was seen.
+    pub seen_born: bool,
+    /// Where it runs.
+    pub place: Place,
+    /// Whether it runs.
+    pub condition: Condition,
+    /// Engines below it.
+    pub engines_below: Vec<ChildFacts>,
+}
+
+/// Everything the decision rests on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaitFacts {
+    /// First entry of the episode.
+    pub start: Mono,
+    /// When the agent first saw it.
+    pub first_seen: Mono,
+    /// It is older than the agent, which therefore does not know who told whom.
+    pub older_than_agent: bool,
+    /// What is awaited.
+    pub awaited: Awaited,
+    /// How.
+    pub options: WaitOptions,
+    /// The child behind an awaited pidfd.
+    pub pidfd_child: Option<Pid>,
+    /// The loop's own process group, as its process numbers it.
+    pub own_group: Option<i32>,
+    /// The thread is shown to be a loop thread.
+    pub loop_thread: bool,
+    /// The loop's process.
+    pub loop_condition: Condition,
+    /// Last time anybody told the loop's process to end.
+    pub target_ending: Option<Mono>,
+    /// The loop's live children.
+    pub children: Vec<ChildFacts>,
+    /// The loop or the child was seen stopped, frozen or throttled until then.
+    pub held_until: Option<Mono>,
+    /// When we sent SIGTERM in this episode.
+    pub termed: Option<Mono>,
+    /// The guards that do not depend on the episode.
+    pub guards: Guards,
+}
+
+/// Budget, pause and lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Guards {
+    /// No action before then.
+    pub paused_until: Option<Mono>,
+    /// The budget is used up.
+    pub budget_spent: bool,
+    /// Another agent enforces on this process.
+    pub other_enforcer: bool,
+    /// Ids cannot be told apart.
+    pub no_pid_namespace: bool,
+}
+
+/// What to do now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// This wait is not ours to end.
+    Leave,
+    /// Look again then.
+    Later(Mono),
+    /// A guard refuses; look again then, if it can heal.
+    Refuse {
+        /// The child it is about, if one can be named.
+        child: Option<Pid>,
+        /// Its executable.
+        exe: String,
+        /// The signal that was due.
+        signal: Signal,
+        /// Which guard.
+        refusal: Refusal,
+        /// When to look again.
+        again: Option<Mono>,
+    },
+    /// Send the signal.
+    Strike {
+        /// To whom.
+        child: PidKey,
+        /// Its executable.
+        exe: String,
+        /// Which.
+        signal: Signal,
+        /// The grace that has passed.
+        grace: Duration,
+    },
+}
+
+/// Decides on one wait episode.
+#[must_use]
+pub fn decide(facts: &WaitFacts, rules: &EngineRules, now: Mono) -> Decision {
+    if !facts.options.awaits_exit() {
+        return Decision::Leave;
+    }
+    let child = awaited_child(facts);
+    // Behind a wrapper it is the wrapper that the loop's process tells.
+    let told_wrapper = child.as_ref().ok().and_then(|child| child.told);
+    let chosen = child.and_then(|child| engine_of(child, rules));
+    let told = chosen.as_ref().ok().and_then(|engine| engine.told).or(told_wrapper);
+    let (due, signal, grace) = match due(facts, rules, told) {
+        Some(due) => due,
+        // Nobody told it and that is never enough: say so once the grace would have passed.
+        None => (held(facts, facts.start).plus(rules.grace), Signal::Kill, rules.grace),
+    };
+    if now < due {
+        return Decision::Later(due);
+    }
+    let engine = match chosen {
+        Ok(engine) => engine,
+        Err((child, refusal)) => {
+            let (child, exe) = child.map_or((None, String::new()), |child| (Some(child.key.pid), child.exe.clone()));
+            // A child may be added, or its facts may be read, while the loop waits.
+            return Decision::Refuse { child, exe, signal, refusal, again: Some(now.plus(AGAIN)) };
+        }
+    };
+    let refuse = |refusal, again| Decision::Refuse {
+        child: Some(engine.key.pid),
+        exe: engine.exe.clone(),
+        signal,
+        refusal,
+        again,
+    };
+    if let Some((refusal, again)) = guard(facts, rules, engine, told, now) {
+        return refuse(refusal, again);
+    }
+    Decision::Strike { child: engine.key, exe: engine.exe.clone(), signal, grace }
+}
+
+/// The child the call names, or the guard that says it names none.
+fn awaited_child(facts: &WaitFacts) -> Result<&ChildFacts, (Option<&ChildFacts>, Refusal)> {
+    let live = || facts.children.iter().filter(|child| child.condition != Condition::Gone);
+    let mut several: Vec<_> = match facts.awaited {
+        Awaited::Process(id) => {
+            let wanted = u32::try_from(id).ok().map(NsPid);
+            let child = live().find(|child| wanted.is_some() && child.ns_pid == wanted);
+            return child.ok_or((None, Refusal::NotChild));
+        }
+        Awaited::PidFd(_) => {
+            let child = live().find(|child| Some(child.key.pid) == facts.pidfd_child);
+            return child.ok_or((None, Refusal::NotChild));
+        }
+        Awaited::Any => live().collect(),
+        Awaited::Group(group) => {
+            let group = if group == 0 { facts.own_group } else { Some(group) };
+            live().filter(|child| group.is_some() && child.group == group).collect()
+        }
+    };
+    match (several.pop(), several.is_empty()) {
+        (Some(child), true) => Ok(child),
+        (Some(_), false) => Err((None, Refusal::AmbiguousChild)),
+        (None, _) => Err((None, Refusal::NotChild)),
+    }
+}
+
+/// The engine to signal: the child itself, or the one behind a wrapper.
+fn engine_of<'a>(
+    child: &'a ChildFacts,
+    rules: &EngineRules,
+) -> Result<&'a ChildFacts, (Option<&'a ChildFacts>, Refusal)> {
+    if child.engine == Some(true) {
+        return Ok(child);
+    }
+    match child.engines_below.as_slice() {
+        [engine] if rules.through_wrapper => Ok(engine),
+        [_] => Err((Some(child), Refusal::WaitsOnWrapper)),
+        _ => Err((Some(child), Refusal::NotEngine)),
+    }
+}
+
+/// When which signal is due, and after which grace; `None` if never.
+fn due(facts: &WaitFacts, rules: &EngineRules, told: Option<Mono>) -> Option<(Mono, Signal, Duration)> {
+    if let Some(termed) = facts.termed {
+        // Our own SIGTERM stands for the parent's: one grace after it, SIGKILL.
+        return Some((held(facts, termed).plus(rules.grace), Signal::Kill, rules.grace));
+    }
+    if let Some(told) = told {
+        let from = held(facts, told.max(facts.start));
+        return Some((from.plus(rules.grace), Signal::Kill, rules.grace));
+    }
+    if facts.older_than_agent {
+        let from = held(facts, facts.first_seen);
+        return Some((from.plus(rules.unknown_grace), Signal::Term, rules.unknown_grace));
+    }
+    let untold = rules.untold_grace?;
+    Some((held(facts, facts.start).plus(untold), Signal::Term, untold))
+}
+
+/// Time in which loop or child was held does not count: the grace starts when it was last seen held.
+fn held(facts: &WaitFacts, from: Mono) -> Mono {
+    facts.held_until.map_or(from, |until| until.max(from))
+}
+
+fn guard(
+    facts: &WaitFacts,
+    rules: &EngineRules,
+    engine: &ChildFacts,
+    told: Option<Mono>,
+    now: Mono,
+) -> Option<(Refusal, Option<Mono>)> {
+    let soon = Some(now.plus(AGAIN));
+    if facts.guards.no_pid_namespace {
+        return Some((Refusal::NoPidNamespace, None));
+    }
+    if !facts.loop_thread {
+        return Some((Refusal::NotLoopThread, soon));
+    }
+    if engine.place != Place::Same {
+        return Some((Refusal::OtherContainer, soon));
+    }
+    let told_somehow = told.is_some() || facts.termed.is_some() || facts.older_than_agent;
+    if !told_somehow && rules.untold_grace.is_none() {
+        return Some((Refusal::NotToldToEnd, soon));
+    }
+    if let Some(ending) = facts.target_ending {
+        let until = ending.plus(ENDING);
+        if now < until {
+            return Some((Refusal::TargetEnding, Some(until)));
+        }
+    }
+    match (engine.condition, facts.loop_condition) {
+        (Condition::Traced, _) => return Some((Refusal::Traced, soon)),
+        (Condition::Held, _) | (_, Condition::Held) => return Some((Refusal::Frozen, soon)),
+        (Condition::Gone | Condition::Unreadable, _) | (_, Condition::Gone | Condition::Unreadable) => {
+            return Some((Refusal::IdentityChanged, soon));
+        }
+        _ => {}
+    }
+    if facts.guards.other_enforcer {
+        return Some((Refusal::AnotherEnforcer, soon));
+    }
+    if facts.guards.budget_spent {
+        return Some((Refusal::Budget, Some(now.plus(Duration::from_secs(1)))));
+    }
+    match facts.guards.paused_until {
+        Some(until) if now < until => Some((Refusal::Paused, Some(until))),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+#[path = "policy_tests.rs"]
+mod tests;

@@ -1,0 +1,103 @@
+//! Which threads are event loops, and which poller is a loop's own.
+//!
+//! A loop thread returns again and again to one poller that no other thread polls. A poller shared by threads is a pool's
+//! (Go, tokio). A poll on anything else (`requests` waiting on its socket, `communicate` on a pipe) is part of the
+//! iteration, however often it is called.
+
+use super::event::{PollClass, Poller};
+
+/// Polls of one epoll descriptor after which a thread counts as a loop.
+const EPOLL_RETURNS: u64 = 2;
+/// The same for poll and select, which libraries also call in short loops of their own.
+const POLL_RETURNS: u64 = 8;
+
+/// What is known of a thread that polls.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Candidate {
+    /// Pollers it has used, with counts.
+    pub pollers: Vec<(Poller, u64)>,
+    /// It was found inside this poller when the agent came.
+    pub found_in: Option<Poller>,
+    /// Pollers that other threads of its process have used.
+    pub shared: Vec<Poller>,
+}
+
+/// What a thread is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recognised {
+    /// An event loop, with its own poller.
+    Loop(Poller),
+    /// One of several threads behind one poller.
+    Pool,
+    /// Not to be told yet.
+    Undecided,
+}
+
+/// Decides on the evidence so far.
+#[must_use]
+pub fn recognise(candidate: &Candidate) -> Recognised {
+    let favourite = candidate
+        .pollers
+        .iter()
+        .filter(|(poller, count)| poller.fd >= 0 && *count >= needed(poller.class))
+        // An epoll descriptor wins over any poll or select: who has one uses the others for single waits.
+        .max_by_key(|(poller, count)| (poller.class == PollClass::Epoll, *count))
+        .map(|(poller, _)| *poller);
+    let found = candidate.found_in.filter(|poller| poller.class == PollClass::Epoll);
+    match favourite.or(found) {
+        Some(own) if candidate.shared.contains(&own) => Recognised::Pool,
+        Some(own) => Recognised::Loop(own),
+        None => Recognised::Undecided,
+    }
+}
+
+const fn needed(class: PollClass) -> u64 {
+    match class {
+        PollClass::Epoll => EPOLL_RETURNS,
+        PollClass::Poll | PollClass::Select => POLL_RETURNS,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EPOLL: Poller = Poller { class: PollClass::Epoll, fd: 5 };
+    const POLL: Poller = Poller { class: PollClass::Poll, fd: 9 };
+    const NAP: Poller = Poller { class: PollClass::Poll, fd: -1 };
+
+    fn candidate(pollers: &[(Poller, u64)]) -> Candidate {
+        Candidate { pollers: pollers.to_vec(), ..Candidate::default() }
+    }
+
+    #[test]
+    fn threads_are_told_apart() {
+        let table = [
+            ("never polled", candidate(&[]), Recognised::Undecided),
+            ("polled once", candidate(&[(EPOLL, 1)]), Recognised::Undecided),
+            ("came back", candidate(&[(EPOLL, 2)]), Recognised::Loop(EPOLL)),
+            ("poll in a loop", candidate(&[(POLL, 8)]), Recognised::Loop(POLL)),
+            ("a few polls of a library", candidate(&[(POLL, 3)]), Recognised::Undecided),
+            ("epoll wins over busy nested polls", candidate(&[(POLL, 900), (EPOLL, 2)]), Recognised::Loop(EPOLL)),
+            ("poll without descriptors is a nap", candidate(&[(NAP, 500)]), Recognised::Undecided),
+            (
+                "shared with another thread",
+                Candidate { shared: vec![EPOLL], ..candidate(&[(EPOLL, 50)]) },
+                Recognised::Pool,
+            ),
+            (
+                "found inside its poll, idle ever since",
+                Candidate { found_in: Some(EPOLL), ..Candidate::default() },
+                Recognised::Loop(EPOLL),
+            ),
+            (
+                "found inside a poll on a socket",
+                Candidate { found_in: Some(POLL), ..Candidate::default() },
+                Recognised::Undecided,
+            ),
+        ];
+        for (name, candidate, expected) in table {
+            assert_eq!(recognise(&candidate), expected, "{name}");
+        }
+    }
+}
