@@ -5,3 +5,5 @@
 
 pub mod pipeline;
 pub mod kernel;
+pub mod action;
+pub mod target;

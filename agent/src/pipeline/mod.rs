@@ -5,6 +5,7 @@
 //! and procfs readers; what it returns goes to `action/` (signals) and `export/` (notices).
 
 pub mod cause;
+pub mod classify;
 pub mod event;
 pub mod family;
 pub mod histogram;
