@@ -7,6 +7,7 @@
 //! refused (`schema::NOT_YET`), not ignored.
 
 pub mod duration;
+mod links;
 pub mod model;
 mod node;
 mod pattern;
@@ -14,6 +15,7 @@ mod presets;
 mod problem;
 mod raw;
 mod raw_export;
+mod raw_match;
 mod read;
 mod resolve;
 pub mod schema;
@@ -21,6 +23,8 @@ mod show;
 mod size;
 mod source;
 mod watch;
+mod watcher;
+mod yaml;
 
 #[cfg(test)]
 mod tests;
@@ -33,6 +37,7 @@ pub use pattern::{CmdlineGlob, ExeGlob};
 pub use problem::{ConfigError, Location, Problem};
 pub use source::{DEFAULT_PATH, Source};
 pub use watch::WatchOptions;
+pub use watcher::{ConfigWatcher, Reload};
 
 use crate::pipeline::Mode;
 use problem::Problems;

@@ -1,15 +1,14 @@
 //! The configuration as a file gives it: every key optional, every value of the right type and in its range, nothing
 //! filled in. What contradicts what is for `resolve` to find.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::model::{Allowance, Budget, EngineMatcher, KubernetesMatch, Matcher, OtlpProtocol};
+use super::model::{Allowance, Budget, EngineMatcher, Matcher, OtlpProtocol};
 use super::node::Node;
-use super::pattern::{CmdlineGlob, ExeGlob};
 use super::problem::Location;
 use super::raw_export::{self, Listen};
+use super::raw_match::{engine_matcher, matcher};
 use super::read::{At, Field, Fields, Reader};
 use super::size;
 use crate::pipeline::Mode;
@@ -154,7 +153,11 @@ pub(super) fn target(reader: &mut Reader<'_>, item: &Field<'_>) -> Option<RawTar
     })
 }
 
-fn section<'n>(reader: &mut Reader<'_>, of: &Fields<'n>, key: &str) -> Option<Fields<'n>> {
+pub(super) fn section<'n>(
+    reader: &mut Reader<'_>,
+    of: &Fields<'n>,
+    key: &str,
+) -> Option<Fields<'n>> {
     let field = of.field(key)?;
     reader.mapping(&field)
 }
@@ -181,79 +184,6 @@ fn name(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<At<String>> {
     })
 }
 
-fn exe(reader: &mut Reader<'_>, of: &Fields<'_>) -> Option<ExeGlob> {
-    let field = of.field("exe")?;
-    Some(
-        reader
-            .parsed(
-                &field,
-                "a glob over the basename, such as query-engine-*",
-                ExeGlob::new,
-            )?
-            .value,
-    )
-}
-
-fn cmdline(reader: &mut Reader<'_>, of: &Fields<'_>) -> Option<CmdlineGlob> {
-    let field = of.field("cmdline")?;
-    Some(
-        reader
-            .parsed(
-                &field,
-                "a part of the command line, with * for anything",
-                CmdlineGlob::new,
-            )?
-            .value,
-    )
-}
-
-fn matcher(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<Matcher> {
-    let fields = reader.mapping(field)?;
-    let names_something = ["exe", "cmdline", "kubernetes"]
-        .iter()
-        .any(|key| fields.field(key).is_some());
-    if !names_something {
-        reader.refuse(
-            field,
-            "matches every process",
-            "at least one of exe, cmdline, kubernetes",
-        );
-        return None;
-    }
-    let kubernetes =
-        section(reader, &fields, "kubernetes").and_then(|fields| kubernetes(reader, &fields));
-    Some(Matcher {
-        exe: exe(reader, &fields),
-        cmdline: cmdline(reader, &fields),
-        kubernetes,
-        pids: None,
-    })
-}
-
-fn kubernetes(reader: &mut Reader<'_>, fields: &Fields<'_>) -> Option<KubernetesMatch> {
-    let (namespace, labels) = (fields.field("namespace"), fields.field("labels"));
-    if namespace.is_none() && labels.is_none() {
-        reader.problems.add(
-            fields.at,
-            fields.path(),
-            "matches every pod",
-            "allowed: at least one of namespace, labels",
-        );
-        return None;
-    }
-    let namespace = namespace.and_then(|f| {
-        reader
-            .text(&f, "the name of a namespace")
-            .map(str::to_owned)
-    });
-    let labels = labels.and_then(|f| reader.texts(&f)).unwrap_or_default();
-    let labels: BTreeMap<_, _> = labels
-        .into_iter()
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .collect();
-    Some(KubernetesMatch { namespace, labels })
-}
-
 fn engine(reader: &mut Reader<'_>, fields: &Fields<'_>) -> RawEngine {
     let matchers = fields.field("match").and_then(|f| {
         let items = reader.list(&f, "mappings with exe, cmdline or both")?;
@@ -278,18 +208,6 @@ fn engine(reader: &mut Reader<'_>, fields: &Fields<'_>) -> RawEngine {
             .map(|word| word.value),
         max_kills: fields.field("max_kills").and_then(|f| budget(reader, &f)),
     }
-}
-
-fn engine_matcher(reader: &mut Reader<'_>, item: &Field<'_>) -> Option<EngineMatcher> {
-    let fields = reader.mapping(item)?;
-    if fields.field("exe").is_none() && fields.field("cmdline").is_none() {
-        reader.refuse(item, "matches every child", "at least one of exe, cmdline");
-        return None;
-    }
-    Some(EngineMatcher {
-        exe: exe(reader, &fields),
-        cmdline: cmdline(reader, &fields),
-    })
 }
 
 /// Both parts are needed: half a budget, with the other half from somewhere else, is easily misread.

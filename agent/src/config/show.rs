@@ -3,22 +3,11 @@
 //! Both are made from one tree, so that whatever is printed is also compared. Shows no secret: an endpoint with
 //! credentials is not accepted in the first place.
 
-use std::fmt::Write as _;
-
 use super::model::{Budget, Config, EnginePolicy, Matcher, Otlp, Target};
 use super::raw::ALLOWANCES;
 use super::raw_export::PROTOCOLS;
+use super::yaml::{Tree, block, inline};
 use super::{duration, schema, size};
-
-/// A value of the printed file.
-enum Tree {
-    /// A text that may need quotes.
-    Text(String),
-    /// A number, a word or a span: never in need of quotes.
-    Bare(String),
-    List(Vec<Tree>),
-    Map(Vec<(String, Tree)>),
-}
 
 impl Config {
     /// The effective configuration as YAML, presets expanded and defaults filled in; reads back to the same value.
@@ -211,84 +200,6 @@ fn map<'k>(entries: impl IntoIterator<Item = (&'k str, Option<Tree>)>) -> Tree {
         .into_iter()
         .filter_map(|(key, value)| Some((key.to_owned(), value?)));
     Tree::Map(present.collect())
-}
-
-/// Writes lists and mappings in block style, one level of indentation deeper than what they stand in.
-fn block(tree: &Tree, depth: usize, out: &mut String) {
-    let indent = "  ".repeat(depth);
-    match tree {
-        Tree::Map(entries) => {
-            for (key, value) in entries {
-                out.push_str(&indent);
-                out.push_str(&plain_key(key));
-                nested(value, depth, out);
-            }
-        }
-        Tree::List(items) => {
-            for item in items {
-                // "- " takes the place of one level of indentation before the item's first line.
-                let mut inner = String::new();
-                block(item, depth + 1, &mut inner);
-                let _ = write!(out, "{indent}- {}", inner.trim_start());
-            }
-        }
-        Tree::Text(_) | Tree::Bare(_) => {
-            let _ = writeln!(out, "{indent}{}", inline(tree));
-        }
-    }
-}
-
-fn nested(value: &Tree, depth: usize, out: &mut String) {
-    let is_empty = match value {
-        Tree::List(items) => items.is_empty(),
-        Tree::Map(entries) => entries.is_empty(),
-        Tree::Text(_) | Tree::Bare(_) => true,
-    };
-    if is_empty {
-        let _ = writeln!(out, ": {}", inline(value));
-    } else {
-        out.push_str(":\n");
-        block(value, depth + 1, out);
-    }
-}
-
-/// Writes anything on one line.
-fn inline(tree: &Tree) -> String {
-    let joined = |parts: Vec<String>| parts.join(", ");
-    match tree {
-        Tree::Bare(word) => word.clone(),
-        Tree::Text(text) => quoted(text),
-        Tree::List(items) => format!("[{}]", joined(items.iter().map(inline).collect())),
-        Tree::Map(entries) => {
-            let entry =
-                |(key, value): &(String, Tree)| format!("{}: {}", plain_key(key), inline(value));
-            format!("{{{}}}", joined(entries.iter().map(entry).collect()))
-        }
-    }
-}
-
-fn plain_key(key: &str) -> String {
-    let plain = schema::SECTIONS
-        .iter()
-        .any(|section| section.keys.contains(&key));
-    if plain { key.to_owned() } else { quoted(key) }
-}
-
-/// A YAML double-quoted text: everything but printable ASCII and letters is escaped.
-fn quoted(text: &str) -> String {
-    let mut out = String::from('"');
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => out.extend(['\\', c]),
-            ' '..='~' => out.push(c),
-            c if c.is_alphanumeric() => out.push(c),
-            c => {
-                let _ = write!(out, "\\U{:08x}", u32::from(c));
-            }
-        }
-    }
-    out.push('"');
-    out
 }
 
 /// Every value with its full key. Targets go by name, so that one more target changes no other line.

@@ -34,6 +34,16 @@ impl Source {
         }
     }
 
+    /// As `new` without a named file, with another default path.
+    #[cfg(test)]
+    pub(super) fn at(path: PathBuf, mode: Option<Mode>) -> Self {
+        Self {
+            path,
+            required: false,
+            mode,
+        }
+    }
+
     /// The file that is, or would be, read.
     #[must_use]
     pub fn path(&self) -> &Path {
