@@ -88,7 +88,7 @@ fn a_bad_file_is_told_and_its_mending_too() {
     std::fs::write(&file, BAD).unwrap();
     match receiver.recv_timeout(PATIENCE).unwrap() {
         Reload::Rejected(error) => {
-            assert!(error.to_string().contains("c.yaml:1:7: mode"), "{error}")
+            assert!(error.to_string().contains("c.yaml:1:7: mode"), "{error}");
         }
         other => panic!("{other:?}"),
     }
