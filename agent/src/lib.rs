@@ -3,6 +3,7 @@
 //! The way through the house: `kernel` turns kernel memory and events into facts, `pipeline` (pure) decides, `action`
 //! signals, `export` tells. See `docs/architecture.md`.
 
+pub mod config;
 pub mod pipeline;
 pub mod kernel;
 pub mod action;
