@@ -3,8 +3,12 @@
 //! The way through the house: `kernel` turns kernel memory and events into facts, `pipeline` (pure) decides, `action`
 //! signals, `export` tells. See `docs/architecture.md`.
 
-pub mod config;
-pub mod pipeline;
-pub mod kernel;
 pub mod action;
+pub mod commands;
+pub mod config;
+pub mod export;
+pub mod kernel;
+pub mod pipeline;
+pub mod rescue;
+pub mod wiring;
 pub mod target;

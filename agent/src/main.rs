@@ -1,8 +1,45 @@
-//! t
-fn main() {
-    env_logger::init();
-    match loopwarden::kernel::load(loopwarden_abi::Settings::default()) {
-        loopwarden::kernel::Outcome::Loaded(l) => { println!("{:#?} {:?}", l.plan, l.tracefs); }
-        loopwarden::kernel::Outcome::Refused(p) => println!("{p:#?}"),
+//! The `loopwarden` command.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+use loopwarden::commands::{doctor, watch};
+
+/// Watchdog for event loops: sees a stall while it lasts, says what the loop is stuck on, and frees it when that is safe.
+#[derive(Debug, Parser)]
+#[command(name = "loopwarden", version, propagate_version = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Watch(watch::Args),
+    Doctor(doctor::Args),
+    /// Print completions for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).format_target(false).init();
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Watch(args) => watch::run(args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "loopwarden", &mut std::io::stdout());
+            Ok(0)
+        }
+    };
+    match result {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("loopwarden: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -4,6 +4,7 @@
 
 mod board;
 mod bpf;
+pub mod clock;
 mod convert;
 mod error;
 mod load;
@@ -11,11 +12,33 @@ mod namespace;
 mod offsets;
 mod plain;
 pub mod plan;
+mod sampler;
 mod sensor;
+pub mod syscalls;
+pub mod thread_call;
 mod tracefs;
 
 pub use bpf::BpfSensor;
 pub use error::KernelError;
 pub use load::{Loaded, Outcome, load};
 pub use plan::{Plan, Verdict, Way};
+pub use sampler::Sampler;
 pub use sensor::{Adoption, Listed, Sensor, Totals};
+
+/// The best sensor this machine allows.
+pub fn sensor(settings: loopwarden_abi::Settings) -> Box<dyn Sensor> {
+    match load(settings) {
+        Outcome::Loaded(loaded) => {
+            let mut plan = loaded.plan.clone();
+            match BpfSensor::new(*loaded) {
+                Ok(sensor) => Box::new(sensor),
+                Err(error) => {
+                    plan.way = Way::Sampling;
+                    plan.verdicts.insert("maps".to_owned(), Verdict::Broken(error.to_string()));
+                    Box::new(Sampler::new(plan))
+                }
+            }
+        }
+        Outcome::Refused(plan) => Box::new(Sampler::new(plan)),
+    }
+}

@@ -126,6 +126,8 @@ impl EndedBy {
 pub struct LoopInfo {
     /// Its identity.
     pub id: LoopId,
+    /// Number of its record, under which its counts are read while it is watched.
+    pub slot: u32,
     /// Name of the configured target it belongs to.
     pub target: String,
     /// Basename of the executable.

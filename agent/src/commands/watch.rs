@@ -1,0 +1,197 @@
+//! `loopwarden watch`: watch given processes, or a command it starts, and print what happens.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{PidfdFlags, pidfd_open};
+
+use super::output::{Output, Sinks, wall_clock};
+use crate::config::{Config, ExeGlob, WatchOptions, duration};
+use crate::export::lines::Lines;
+use crate::kernel::{self, Sensor, clock};
+use crate::pipeline::Pid;
+use crate::rescue;
+use crate::wiring::{ConfigRules, settings_of};
+
+/// Watch processes, or a command that is started, and tell what their event loops are stuck on.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Print one JSON object a line on stdout (docs/lines.md)
+    #[arg(long)]
+    json: bool,
+    /// Write the JSON lines to a file and leave stdout to the command
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// End wedged engines (SIGKILL, after a SIGTERM where nobody told them to end); without it, only say what would be done
+    #[arg(long)]
+    enforce: bool,
+    /// From which length on an iteration of the loop is a stall
+    #[arg(long, value_name = "DUR", default_value = "100ms", value_parser = duration::parse)]
+    stall_after: Duration,
+    /// Executable basename of an engine child; may be given more than once. Without it nothing is ever signalled
+    #[arg(long, value_name = "GLOB", value_parser = ExeGlob::new)]
+    engine: Vec<ExeGlob>,
+    /// How long an engine may take to end once it was told to
+    #[arg(long, value_name = "DUR", default_value = "500ms", value_parser = duration::parse)]
+    grace: Duration,
+    /// Process to watch, with all that descends from it; may be given more than once
+    #[arg(long, value_name = "PID", required_unless_present = "command", conflicts_with = "command", num_args = 1..)]
+    pid: Vec<u32>,
+    /// Command to start and watch
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+/// Runs the command; the value is the exit status.
+pub fn run(args: Args) -> Result<u8> {
+    // Before any thread starts, so that none of them takes these signals.
+    let signals = catch_signals()?;
+    let sinks = sinks(&args)?;
+    if args.stall_after.is_zero() {
+        bail!("--stall-after 0s would make every iteration a stall; give at least 1ms");
+    }
+    let mut targets = Vec::new();
+    for pid in &args.pid {
+        targets.push(open_process(*pid)?);
+    }
+    let mut sensor = kernel::sensor(loopwarden_abi::Settings::default());
+    announce(sensor.as_mut());
+    let output = Output::start(sinks).context("cannot start the output thread")?;
+    let teller = output.teller();
+
+    let mut command = if args.command.is_empty() { None } else { Some(spawn(&args)?) };
+    if let Some(command) = &command {
+        targets.push(open_process(command.id())?);
+    }
+    let pids: Vec<Pid> = targets.iter().map(|(pid, _)| *pid).collect();
+    let config = Config::for_watch(WatchOptions {
+        enforce: args.enforce,
+        stall_after: Some(args.stall_after),
+        engines: args.engine,
+        grace: Some(args.grace),
+        pids: pids.clone(),
+    });
+    let settings = settings_of(&config, false);
+    let rules = Arc::new(ConfigRules(config));
+    let handle = rescue::start(sensor, settings, rules, move |notice| teller.tell(notice))?;
+    handle.watch(pids.iter().map(|pid| (*pid, 0)).collect());
+
+    let reason = wait(&signals, &mut targets, command.as_mut())?;
+    let status = command.as_mut().map(Child::wait).transpose().context("cannot wait for the command")?;
+    let _ = handle.stop();
+    let at = clock::now();
+    let pid = pids.first().copied().unwrap_or(Pid(0));
+    let code = status.map(exit_code);
+    output.line(Lines::ended(at, pid, reason, code.map(i32::from), wall_clock()), String::new());
+    output.finish();
+    Ok(code.unwrap_or(0))
+}
+
+fn sinks(args: &Args) -> Result<Sinks> {
+    let json: Option<Box<dyn io::Write + Send>> = match &args.output {
+        Some(path) => {
+            let file = File::create(path).with_context(|| format!("cannot write --output {}", path.display()))?;
+            Some(Box::new(file))
+        }
+        None if args.json => Some(Box::new(io::stdout())),
+        None => None,
+    };
+    let text: Option<Box<dyn io::Write + Send>> = if args.json { None } else { Some(Box::new(io::stderr())) };
+    Ok(Sinks { json, text })
+}
+
+fn catch_signals() -> Result<SignalFd> {
+    let mut set = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
+        set.add(signal);
+    }
+    set.thread_block().context("cannot block signals")?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).context("cannot make a signalfd")
+}
+
+/// Says which plan is in force where that is not the usual one.
+fn announce(sensor: &dyn Sensor) {
+    let plan = sensor.plan();
+    if plan.way == kernel::Way::Sampling {
+        let why = plan.verdicts.get("way.tracepoint").map_or("", |verdict| verdict.reason());
+        log::warn!(
+            "eBPF cannot be used here, so loops are sampled through procfs: slower to notice, and who told a child to end \
+             stays unknown ({why}). See `loopwarden doctor`"
+        );
+    }
+}
+
+fn open_process(pid: u32) -> Result<(Pid, OwnedFd)> {
+    let known = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    let known = known.with_context(|| format!("--pid {pid} is no process id"))?;
+    match pidfd_open(known, PidfdFlags::empty()) {
+        Ok(pidfd) => Ok((Pid(pid), pidfd)),
+        Err(rustix::io::Errno::SRCH) => bail!("there is no process {pid}: give the id of a running process, not of a thread"),
+        Err(rustix::io::Errno::INVAL) => bail!("{pid} is a thread, not a process: give the id of its process (ps -o tgid)"),
+        Err(error) => bail!("cannot open process {pid}: {error}"),
+    }
+}
+
+fn spawn(args: &Args) -> Result<Child> {
+    let Some((program, rest)) = args.command.split_first() else {
+        bail!("no command given");
+    };
+    let mut command = Command::new(program);
+    command.args(rest);
+    if args.json && args.output.is_none() {
+        // So that stdout stays pure JSON.
+        let stderr = io::stderr().as_fd().try_clone_to_owned().context("cannot hand stderr to the command")?;
+        command.stdout(Stdio::from(stderr));
+    }
+    command.spawn().with_context(|| format!("cannot start `{program}`"))
+}
+
+/// Waits until all targets have ended or somebody asks us to end.
+fn wait(signals: &SignalFd, targets: &mut Vec<(Pid, OwnedFd)>, mut command: Option<&mut Child>) -> Result<&'static str> {
+    while !targets.is_empty() {
+        let mut fds = vec![PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN)];
+        fds.extend(targets.iter().map(|(_, pidfd)| PollFd::new(pidfd, PollFlags::IN)));
+        match poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error).context("waiting for the watched processes failed"),
+        }
+        let ended: Vec<bool> = fds.iter().skip(1).map(|fd| !fd.revents().is_empty()).collect();
+        let mut ended = ended.into_iter();
+        targets.retain(|_| !ended.next().unwrap_or(false));
+        if let Some(signal) = signals.read_signal().context("reading the signalfd failed")? {
+            let Some(child) = command.as_deref_mut() else {
+                return Ok("interrupted");
+            };
+            // The command is ours: it gets the signal and decides.
+            forward(child, signal.ssi_signo);
+        }
+    }
+    Ok("target_exited")
+}
+
+fn forward(child: &Child, signal: u32) {
+    let raw = i32::try_from(signal).ok().and_then(rustix::process::Signal::from_named_raw);
+    let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
+    if let (Some(signal), Some(pid)) = (raw, pid) {
+        #[expect(clippy::disallowed_methods, reason = "passes a signal meant for the command on to our own child")]
+        if let Err(error) = rustix::process::kill_process(pid, signal) {
+            log::warn!("passing signal {} on to the command failed: {error}", signal.as_raw());
+        }
+    }
+}
+
+fn exit_code(status: ExitStatus) -> u8 {
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+    u8::try_from(code).unwrap_or(1)
+}
+

@@ -1,0 +1,307 @@
+//! The lines of `watch`: one JSON object a line for programs (a contract, see `docs/lines.md`), sentences for people.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Map, Value, json};
+
+use crate::pipeline::{
+    ActionNotice, Cause, CauseKind, EndedBy, LoopId, LoopInfo, LoopTotals, Mono, Notice, Outcome, Pid, StallView,
+};
+
+/// The wall clock, tied to the clock of the events.
+#[derive(Debug, Clone, Copy)]
+pub struct WallClock {
+    mono: Mono,
+    wall: Duration,
+}
+
+impl WallClock {
+    /// Ties the two clocks together at one moment; do it again now and then, because the wall clock can be set.
+    #[must_use]
+    pub fn tie(mono: Mono, wall: SystemTime) -> Self {
+        Self { mono, wall: wall.duration_since(UNIX_EPOCH).unwrap_or_default() }
+    }
+
+    fn at(self, mono: Mono) -> Duration {
+        if mono >= self.mono {
+            self.wall + mono.since(self.mono)
+        } else {
+            self.wall.saturating_sub(self.mono.since(mono))
+        }
+    }
+
+    /// RFC 3339 with microseconds, UTC.
+    #[must_use]
+    pub fn rfc3339(self, mono: Mono) -> String {
+        let wall = self.at(mono);
+        let (year, month, day) = date(wall.as_secs() / 86_400);
+        let second = wall.as_secs() % 86_400;
+        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:06}Z", wall.subsec_micros())
+    }
+
+    /// Time of day with milliseconds, UTC, for people.
+    #[must_use]
+    pub fn time_of_day(self, mono: Mono) -> String {
+        self.rfc3339(mono)[11..23].to_owned()
+    }
+}
+
+/// Year, month and day of a day since 1970 (Howard Hinnant's `civil_from_days`, for days from 1970 on).
+fn date(days: u64) -> (u64, u64, u64) {
+    let shifted = days + 719_468;
+    let era = shifted / 146_097;
+    let day_of_era = shifted % 146_097;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_index = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_index + 2) / 5 + 1;
+    let month = if month_index < 10 { month_index + 3 } else { month_index - 9 };
+    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+}
+
+/// What a loop's last line adds up.
+#[derive(Debug, Clone, Default)]
+struct Tally {
+    stalls: BTreeMap<CauseKind, u64>,
+    stalled: Duration,
+    actions: u64,
+}
+
+/// Turns notices into lines, and adds up what the summaries need.
+#[derive(Debug, Default)]
+pub struct Lines {
+    tallies: BTreeMap<LoopId, Tally>,
+}
+
+impl Lines {
+    /// Takes a notice into the summaries. Call it once for each, before or after writing its line.
+    pub fn count(&mut self, notice: &Notice) {
+        match notice {
+            Notice::StallClosed { info, view, .. } => {
+                let tally = self.tallies.entry(info.id).or_default();
+                *tally.stalls.entry(view.cause.kind).or_default() += 1;
+                tally.stalled += view.busy;
+            }
+            Notice::Action { info, action } if matches!(action.outcome, Outcome::Sent | Outcome::WouldSend) => {
+                self.tallies.entry(info.id).or_default().actions += 1;
+            }
+            _ => {}
+        }
+    }
+
+    /// The notice as a JSON object; `None` for those that have no line. A loop's end is its summary.
+    #[must_use]
+    pub fn json(&self, notice: &Notice, clock: WallClock) -> Option<Value> {
+        Some(match notice {
+            Notice::Loop { at, info } => {
+                let mut line = head("loop", *at, info, clock);
+                line.insert("exe".into(), json!(info.exe));
+                line.insert("poller".into(), json!(info.poller));
+                line.insert("plan".into(), json!(info.plan));
+                Value::Object(line)
+            }
+            Notice::StallOpened { info, view } => Value::Object(stall("stall_opened", info, view, clock)),
+            Notice::StallUpdated { info, view } => Value::Object(stall("stall_updated", info, view, clock)),
+            Notice::StallClosed { info, view, rescued, ended_by } => {
+                let mut line = stall("stall_closed", info, view, clock);
+                line.insert("rescued".into(), json!(rescued));
+                line.insert("ended_by".into(), json!(ended_by));
+                Value::Object(line)
+            }
+            Notice::Action { info, action } => Value::Object(action_line(info, action, clock)),
+            Notice::LoopEnded { at, info, totals, .. } => self.summary(*at, info, totals, clock),
+            Notice::Lost { at, what, count } => json!({
+                "type": "lost", "time": clock.rfc3339(*at), "mono_ns": at.0, "pid": Value::Null, "tid": Value::Null,
+                "what": what, "count": count,
+            }),
+            Notice::EngineWait { .. } => return None,
+        })
+    }
+
+    fn summary(&self, at: Mono, info: &LoopInfo, totals: &LoopTotals, clock: WallClock) -> Value {
+        let tally = self.tallies.get(&info.id).cloned().unwrap_or_default();
+        let quantile = |q| totals.histogram.quantile(q, totals.max).map_or(0.0, millis);
+        let stalls: Map<String, Value> =
+            tally.stalls.iter().map(|(kind, count)| (kind.name().to_owned(), json!(count))).collect();
+        let mut line = head("summary", at, info, clock);
+        line.insert("iterations".into(), json!(totals.iterations));
+        let busy = json!({"p50": quantile(0.5), "p90": quantile(0.9), "p99": quantile(0.99), "max": millis(totals.max)});
+        line.insert("busy_ms".into(), busy);
+        line.insert("stalls".into(), Value::Object(stalls));
+        line.insert("stalled_ms".into(), json!(millis(tally.stalled)));
+        line.insert("actions".into(), json!(tally.actions));
+        Value::Object(line)
+    }
+
+    /// The last line.
+    #[must_use]
+    pub fn ended(at: Mono, pid: Pid, reason: &str, status: Option<i32>, clock: WallClock) -> Value {
+        let mut line = json!({
+            "type": "ended", "time": clock.rfc3339(at), "mono_ns": at.0, "pid": pid, "tid": pid, "reason": reason,
+        });
+        if let (Some(status), Some(line)) = (status, line.as_object_mut()) {
+            line.insert("status".into(), json!(status));
+        }
+        line
+    }
+
+    /// The notice as a sentence; `None` for those that people need not read.
+    #[must_use]
+    pub fn text(&self, notice: &Notice, clock: WallClock) -> Option<String> {
+        let (at, line) = match notice {
+            Notice::Loop { at, info } => {
+                (*at, format!("{} is an event loop polling with {}; watched by {}", name(info), info.poller, info.plan))
+            }
+            Notice::StallOpened { info, view } => (view.at, format!("{} STALLED for {}: {}", name(info), busy(view), cause(&view.cause))),
+            Notice::StallUpdated { info, view } => (view.at, format!("{} stalled for {}: {}", name(info), busy(view), cause(&view.cause))),
+            Notice::Action { info, action } => (action.at, action_text(info, action)),
+            Notice::StallClosed { info, view, rescued, ended_by } => {
+                let end = match (rescued, ended_by) {
+                    (true, _) => "RESCUED: the loop runs again",
+                    (false, EndedBy::Poll) => "the loop runs again",
+                    (false, EndedBy::Exit) => "the process ended",
+                    (false, EndedBy::Exec) => "the process ran another program",
+                    (false, EndedBy::Detached) => "not watched any more",
+                };
+                (view.at, format!("{} after {}: {end} ({})", name(info), busy(view), cause(&view.cause)))
+            }
+            Notice::LoopEnded { at, info, totals, .. } => (*at, self.summary_text(info, totals)),
+            Notice::Lost { at, what, count } => (*at, format!("lost {count} x {what}")),
+            Notice::EngineWait { .. } => return None,
+        };
+        Some(format!("{} {line}", clock.time_of_day(at)))
+    }
+
+    fn summary_text(&self, info: &LoopInfo, totals: &LoopTotals) -> String {
+        let tally = self.tallies.get(&info.id).cloned().unwrap_or_default();
+        let quantile = |q| totals.histogram.quantile(q, totals.max).map_or(0.0, millis);
+        let mut text = format!(
+            "{}: {} iterations, busy p50 {:.1} ms, p90 {:.1}, p99 {:.1}, max {:.1}",
+            name(info),
+            totals.iterations,
+            quantile(0.5),
+            quantile(0.9),
+            quantile(0.99),
+            millis(totals.max)
+        );
+        let count: u64 = tally.stalls.values().sum();
+        let _ = write!(text, "; {count} stalls, {:.1} ms in all", millis(tally.stalled));
+        for (kind, count) in &tally.stalls {
+            let _ = write!(text, ", {count} x {}", kind.name());
+        }
+        let _ = write!(text, "; {} signals", tally.actions);
+        text
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "milliseconds for people and JSON; 53 bits of microseconds are 285 years")]
+fn millis(span: Duration) -> f64 {
+    // To the microsecond: more digits would only look exact.
+    (span.as_nanos() / 1000) as f64 / 1000.0
+}
+
+fn head(kind: &str, at: Mono, info: &LoopInfo, clock: WallClock) -> Map<String, Value> {
+    let mut line = Map::new();
+    line.insert("type".into(), json!(kind));
+    line.insert("time".into(), json!(clock.rfc3339(at)));
+    line.insert("mono_ns".into(), json!(at.0));
+    line.insert("pid".into(), json!(info.id.process.pid));
+    line.insert("tid".into(), json!(info.id.tid));
+    line
+}
+
+fn stall(kind: &str, info: &LoopInfo, view: &StallView, clock: WallClock) -> Map<String, Value> {
+    let mut line = head(kind, view.at, info, clock);
+    line.insert("incident".into(), json!(view.incident));
+    line.insert("busy_ms".into(), json!(millis(view.busy)));
+    if view.busy_is_lower_bound {
+        line.insert("busy_is_lower_bound".into(), json!(true));
+    }
+    line.insert("cause".into(), json!(view.cause));
+    if let Some(stack) = &view.stack {
+        line.insert("stack".into(), json!(stack));
+    }
+    line
+}
+
+fn action_line(info: &LoopInfo, action: &ActionNotice, clock: WallClock) -> Map<String, Value> {
+    let mut line = head("action", action.at, info, clock);
+    line.insert("incident".into(), json!(action.incident));
+    line.insert("child".into(), json!(action.child));
+    if !action.child_exe.is_empty() {
+        line.insert("exe".into(), json!(action.child_exe));
+    }
+    line.insert("signal".into(), json!(action.signal));
+    line.insert("mode".into(), json!(action.mode));
+    line.insert("busy_ms".into(), json!(millis(action.busy)));
+    line.insert("outcome".into(), json!(action.outcome.name()));
+    if let Some(refusal) = action.outcome.refusal() {
+        line.insert("refused_by".into(), json!(refusal));
+    }
+    line.insert("grace_ms".into(), json!(millis(action.grace)));
+    if let Some(detail) = &action.detail {
+        line.insert("detail".into(), json!(detail));
+    }
+    line
+}
+
+fn name(info: &LoopInfo) -> String {
+    let thread = if info.id.tid.0 == info.id.process.pid.0 { String::new() } else { format!("/{}", info.id.tid) };
+    format!("{}[{}{thread}]", info.exe, info.id.process.pid)
+}
+
+fn busy(view: &StallView) -> String {
+    let bound = if view.busy_is_lower_bound { "at least " } else { "" };
+    format!("{bound}{:.1} ms", millis(view.busy))
+}
+
+fn cause(cause: &Cause) -> String {
+    let mut text = cause.kind.name().to_owned();
+    if let Some(syscall) = &cause.syscall {
+        let _ = write!(text, " in {syscall}");
+    }
+    if let Some(child) = &cause.child {
+        let _ = write!(text, " on {}[{}] ({})", child.exe, child.pid, child.state);
+        if let Some(ago) = child.told_to_end_ms_ago {
+            let _ = write!(text, ", told to end {ago:.0} ms ago");
+        }
+    }
+    text
+}
+
+fn action_text(info: &LoopInfo, action: &ActionNotice) -> String {
+    let (signal, child) = (action.signal.name(), format!("{}[{}]", action.child_exe, action.child));
+    let waited = format!("after {:.1} ms", millis(action.busy));
+    let mut text = match action.outcome {
+        Outcome::Sent => format!("{}: sent {signal} to {child} {waited}", name(info)),
+        Outcome::WouldSend => format!("{}: would send {signal} to {child} {waited} (observe mode)", name(info)),
+        Outcome::Refused(refusal) => {
+            format!("{}: no {signal} to {child} {waited}: {}: {}", name(info), refusal.name(), refusal.sentence())
+        }
+        Outcome::Failed => format!("{}: {signal} to {child} failed {waited}", name(info)),
+        Outcome::Gone => format!("{}: {child} was gone before {signal} {waited}", name(info)),
+        Outcome::Ineffective => format!("{}: {signal} did not end {child}", name(info)),
+    };
+    if let Some(detail) = &action.detail {
+        let _ = write!(text, " ({detail})");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rfc3339() {
+        let clock = WallClock { mono: Mono(5_000_000_000), wall: Duration::from_micros(1_709_210_096_789_012) };
+        assert_eq!(clock.rfc3339(Mono(5_000_000_000)), "2024-02-29T12:34:56.789012Z");
+        assert_eq!(clock.rfc3339(Mono(4_000_000_000)), "2024-02-29T12:34:55.789012Z");
+        assert_eq!(clock.time_of_day(Mono(5_000_000_000)), "12:34:56.789");
+        assert_eq!(date(0), (1970, 1, 1));
+        assert_eq!(date(20_778), (2026, 11, 21));
+    }
+}

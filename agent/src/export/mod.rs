@@ -1,0 +1,3 @@
+//! What the agent tells the world.
+
+pub mod lines;

@@ -1,0 +1,69 @@
+//! Names of the system calls that loops poll, wait and block in, by this machine's numbers.
+
+/// A table row: number and name.
+macro_rules! table {
+    ($($(#[$when:meta])? $constant:ident $name:literal,)*) => {
+        &[$($(#[$when])? (libc::$constant, $name),)*]
+    };
+}
+
+const NAMES: &[(libc::c_long, &str)] = table! {
+    #[cfg(target_arch = "x86_64")] SYS_epoll_wait "epoll_wait",
+    SYS_epoll_pwait "epoll_pwait",
+    SYS_epoll_pwait2 "epoll_pwait2",
+    #[cfg(target_arch = "x86_64")] SYS_poll "poll",
+    SYS_ppoll "ppoll",
+    #[cfg(target_arch = "x86_64")] SYS_select "select",
+    SYS_pselect6 "pselect6",
+    SYS_wait4 "wait4",
+    SYS_waitid "waitid",
+    SYS_futex "futex",
+    SYS_read "read",
+    SYS_write "write",
+    SYS_readv "readv",
+    SYS_writev "writev",
+    SYS_pread64 "pread64",
+    SYS_pwrite64 "pwrite64",
+    SYS_recvfrom "recvfrom",
+    SYS_recvmsg "recvmsg",
+    SYS_sendto "sendto",
+    SYS_sendmsg "sendmsg",
+    SYS_connect "connect",
+    SYS_accept "accept",
+    SYS_accept4 "accept4",
+    SYS_nanosleep "nanosleep",
+    SYS_clock_nanosleep "clock_nanosleep",
+    SYS_flock "flock",
+    SYS_fcntl "fcntl",
+    SYS_fsync "fsync",
+    SYS_fdatasync "fdatasync",
+    SYS_openat "openat",
+    SYS_close "close",
+    SYS_getdents64 "getdents64",
+    SYS_newfstatat "newfstatat",
+    SYS_statx "statx",
+    SYS_sched_yield "sched_yield",
+};
+
+/// The name of a system call, or its number in words.
+#[must_use]
+pub fn name(number: i64) -> String {
+    known(number).map_or_else(|| format!("syscall_{number}"), str::to_owned)
+}
+
+/// The name of a system call of the table.
+#[must_use]
+pub fn known(number: i64) -> Option<&'static str> {
+    NAMES.iter().find(|(known, _)| *known == number).map(|(_, name)| *name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_names_and_unknown_ones_stay_numbers() {
+        assert_eq!(name(libc::SYS_wait4), "wait4");
+        assert_eq!(name(99_999), "syscall_99999");
+    }
+}

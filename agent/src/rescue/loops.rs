@@ -1,0 +1,104 @@
+//! State of one watched thread: candidate or loop, its open stall, its wait episode.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::look::Accounts;
+use crate::action::Child;
+use crate::pipeline::event::{Awaited, Poller, Reading, WaitOptions};
+use crate::pipeline::recognise::Candidate;
+use crate::pipeline::{Cause, IncidentId, LoopId, LoopInfo, Mono, Pid, Refusal, Signal};
+
+/// A thread with a record.
+#[derive(Debug)]
+pub(super) struct Loop {
+    pub(super) id: LoopId,
+    pub(super) target: usize,
+    pub(super) slot: u32,
+    pub(super) stall_after: Duration,
+    pub(super) candidate: Candidate,
+    /// Set once it is recognised.
+    pub(super) info: Option<Arc<LoopInfo>>,
+    /// The agent found it away from its poller, first seen then: stall lengths are lower bounds until it polls.
+    pub(super) adopted_busy: Option<Mono>,
+    pub(super) last: Option<Reading>,
+    pub(super) stall: Option<Stall>,
+    pub(super) episode: Option<Episode>,
+}
+
+/// An open stall.
+#[derive(Debug)]
+pub(super) struct Stall {
+    pub(super) incident: IncidentId,
+    pub(super) since: Mono,
+    pub(super) lower_bound: bool,
+    pub(super) cause: Cause,
+    pub(super) accounts: Option<Accounts>,
+    pub(super) next_look: Mono,
+    /// Signals we sent in this stall.
+    pub(super) strikes: Vec<Struck>,
+}
+
+/// A signal that was sent, until its effect is known.
+#[derive(Debug)]
+pub(super) struct Struck {
+    pub(super) child: Child,
+    pub(super) exe: String,
+    pub(super) signal: Signal,
+    pub(super) grace: Duration,
+    pub(super) at: Mono,
+    pub(super) ended: Option<Mono>,
+    pub(super) said_ineffective: bool,
+}
+
+/// What is awaited: a wait call's children, or a pidfd in a poll.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    Wait(Awaited, WaitOptions),
+    Pidfd(Poller),
+}
+
+/// A wait episode.
+#[derive(Debug)]
+pub(super) struct Episode {
+    pub(super) start: Mono,
+    pub(super) first_seen: Mono,
+    pub(super) older_than_agent: bool,
+    pub(super) wanted: Wanted,
+    pub(super) pidfd_child: Option<Pid>,
+    pub(super) next_look: Option<Mono>,
+    pub(super) termed: Option<Mono>,
+    pub(super) held_until: Option<Mono>,
+    /// Refusals already told in this episode.
+    pub(super) said: BTreeSet<Refusal>,
+    /// The engine it turned out to be about.
+    pub(super) engine: Option<Pid>,
+}
+
+impl Loop {
+    /// The process and thread, and the target it belongs to, before anything is known of it.
+    pub(super) fn new(id: LoopId, target: usize, slot: u32, stall_after: Duration) -> Self {
+        Self {
+            id,
+            target,
+            slot,
+            stall_after,
+            candidate: Candidate::default(),
+            info: None,
+            adopted_busy: None,
+            last: None,
+            stall: None,
+            episode: None,
+        }
+    }
+
+    /// The wait episode that a reading shows.
+    pub(super) fn wanted(reading: &Reading) -> Option<(Mono, Wanted)> {
+        if let Some(wait) = reading.wait {
+            let waits = wait.calls > 1 || !wait.options.polls();
+            return waits.then_some((wait.start, Wanted::Wait(wait.awaited, wait.options)));
+        }
+        reading.nested.map(|nested| (nested.first, Wanted::Pidfd(nested.poller)))
+    }
+}

@@ -1,0 +1,16 @@
+//! The rescue thread: kernel events in, decisions by `pipeline/`, signals through `action/`, notices out.
+//!
+//! It owns the sensor and everything it decides on, and waits for nothing but the kernel: no stack capture, DNS, exporter,
+//! Kubernetes API or async runtime. What can block is read by the scout (`target/`) and arrives as a message. Notices go
+//! out through a callback that must not block.
+
+mod episode;
+mod look;
+mod loops;
+mod sentinel;
+mod settings;
+mod stall;
+mod thread;
+
+pub use settings::{EngineSettings, Limits, Settings, TargetSettings};
+pub use thread::{Handle, StartError, Summary, start};

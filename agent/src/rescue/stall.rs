@@ -1,0 +1,331 @@
+//! Recognising loops, and opening, updating and closing their stalls.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::look::{away_since, look};
+use super::loops::{Loop, Stall};
+use super::sentinel::Sentinel;
+use crate::kernel::clock;
+use crate::pipeline::classify::classify;
+use crate::pipeline::event::{Beat, PollClass, Poller};
+use crate::pipeline::recognise::{Recognised, recognise};
+use crate::pipeline::{Cause, EndedBy, LoopInfo, LoopTotals, Mode, Mono, Notice, Pid, StallView, Tid};
+use crate::kernel::syscalls;
+
+/// How often an open stall is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// The first look again comes sooner: whether a running thread computes or starves shows only over some time.
+const SECOND_LOOK: Duration = Duration::from_millis(20);
+/// A rescue is credited only if the loop polls this soon after the child's end.
+const RESCUED_WITHIN: Duration = Duration::from_secs(1);
+
+impl Sentinel {
+    pub(super) fn read_loop(&mut self, tid: Tid) {
+        let reading = self.sensor.read(tid);
+        if let (Some(watched), Some(reading)) = (self.loops.get_mut(&tid), reading) {
+            watched.last = Some(reading);
+        }
+    }
+
+    /// Decides anew on all candidates of a process: a second thread at the same poller makes a pool of both.
+    pub(super) fn recognise_process(&mut self, pid: Pid) {
+        let now = clock::now();
+        let tids: Vec<Tid> =
+            self.loops.values().filter(|watched| watched.id.process.pid == pid).map(|watched| watched.id.tid).collect();
+        for tid in tids {
+            self.recognise(tid, now);
+        }
+    }
+
+    fn pollers_of(watched: &Loop) -> Vec<(Poller, u64)> {
+        let mut pollers = watched.candidate.pollers.clone();
+        for (poller, count) in watched.last.iter().flat_map(|reading| &reading.pollers) {
+            match pollers.iter_mut().find(|(known, _)| known == poller) {
+                Some((_, known)) => *known += count,
+                None => pollers.push((*poller, *count)),
+            }
+        }
+        pollers
+    }
+
+    pub(super) fn recognise(&mut self, tid: Tid, now: Mono) {
+        let Some(watched) = self.loops.get(&tid) else {
+            return;
+        };
+        let pid = watched.id.process.pid;
+        let mut shared: Vec<Poller> = Vec::new();
+        for other in self.loops.values().filter(|other| other.id.process.pid == pid && other.id.tid != tid) {
+            shared.extend(Self::pollers_of(other).into_iter().map(|(poller, _)| poller));
+            shared.extend(other.candidate.found_in);
+        }
+        let mut candidate = watched.candidate.clone();
+        candidate.pollers = Self::pollers_of(watched);
+        candidate.shared = shared;
+        match recognise(&candidate) {
+            Recognised::Loop(own) if watched.info.is_none() => self.recognised(tid, own, now),
+            Recognised::Pool => {
+                for (poller, _) in candidate.pollers.iter().filter(|(poller, _)| candidate.shared.contains(poller)) {
+                    self.mark_pool(pid, *poller);
+                }
+                let threads: Vec<Tid> = self
+                    .loops
+                    .values()
+                    .filter(|other| other.id.process.pid == pid)
+                    .filter(|other| {
+                        let mut pollers = Self::pollers_of(other).into_iter().map(|(poller, _)| poller);
+                        pollers.any(|poller| candidate.pollers.iter().any(|(own, _)| *own == poller))
+                    })
+                    .map(|other| other.id.tid)
+                    .collect();
+                for thread in threads {
+                    self.end_loop(thread, now, EndedBy::Detached, true);
+                }
+            }
+            Recognised::Loop(_) | Recognised::Undecided => {}
+        }
+    }
+
+    fn recognised(&mut self, tid: Tid, own: Poller, now: Mono) {
+        self.sensor.set_own(tid, own);
+        let way = self.sensor.plan().way;
+        let Some(watched) = self.loops.get_mut(&tid) else {
+            return;
+        };
+        let number = watched.last.as_ref().map_or(0, |reading| reading.syscall);
+        let poller = match (syscalls::known(i64::from(number)), own.class) {
+            (Some(name), _) if number != 0 => name,
+            (_, PollClass::Epoll) => "epoll",
+            (_, PollClass::Poll) => "poll",
+            (_, PollClass::Select) => "select",
+        };
+        let process = self.family.get(watched.id.process.pid);
+        let target = self.settings.targets.get(watched.target);
+        let info = Arc::new(LoopInfo {
+            id: watched.id,
+            slot: watched.slot,
+            target: target.map(|target| target.name.clone()).unwrap_or_default(),
+            exe: process.map(|process| process.exe.clone()).unwrap_or_default(),
+            poller: poller.to_owned(),
+            plan: way.name(),
+        });
+        watched.info = Some(info.clone());
+        let guarded = self.settings.mode == Mode::Enforce && target.is_some_and(|target| target.engine.is_some());
+        let key = watched.id.process;
+        self.tell(Notice::Loop { at: now, info });
+        if guarded {
+            // Ahead of need; a refusal is named when it matters.
+            self.hold_lock(key);
+        }
+    }
+
+    /// Opens a stall when it is due, looks again while it lasts, closes it when the loop is back.
+    pub(super) fn follow_stall(&mut self, tid: Tid, now: Mono) {
+        let Some(watched) = self.loops.get(&tid) else {
+            return;
+        };
+        let (Some(reading), true) = (watched.last.as_ref(), watched.info.is_some()) else {
+            return;
+        };
+        let stopped = self.family.get(watched.id.process.pid).and_then(|process| process.stopped);
+        let away = away_since(watched, reading, now).or(stopped);
+        match (&watched.stall, away) {
+            (None, Some(since)) if now.since(since) >= watched.stall_after => self.open_stall(tid, since, now),
+            (Some(stall), _) => {
+                let back = match reading.beat {
+                    Beat::Polling { since, .. } | Beat::Busy { since } if since > stall.since => Some(since),
+                    Beat::Polling { .. } if away.is_none() => Some(now),
+                    _ => None,
+                };
+                if let Some(at) = back {
+                    self.close_stall(tid, at, EndedBy::Poll);
+                } else if stall.next_look <= now {
+                    self.look_again(tid, now);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn open_stall(&mut self, tid: Tid, since: Mono, now: Mono) {
+        let incident = self.new_incident();
+        let Some(watched) = self.loops.get(&tid) else {
+            return;
+        };
+        let child = self.child_cause(watched, now);
+        let (cause, accounts) = match &watched.last {
+            Some(reading) => {
+                let (facts, accounts) = look(watched.id, reading, None, child, now);
+                (classify(&facts), accounts)
+            }
+            None => (Cause::default(), None),
+        };
+        let lower_bound = watched.adopted_busy.is_some();
+        let stall = Stall {
+            incident,
+            since,
+            lower_bound,
+            cause,
+            accounts,
+            next_look: now.plus(SECOND_LOOK),
+            strikes: Vec::new(),
+        };
+        let Some(watched) = self.loops.get_mut(&tid) else {
+            return;
+        };
+        let view = view_of(&stall, now);
+        watched.stall = Some(stall);
+        if let Some(info) = watched.info.clone() {
+            self.sensor.notify(tid);
+            self.tell(Notice::StallOpened { info, view });
+        }
+    }
+
+    /// An action opens its incident, whatever the stall's length: a grace below the threshold is allowed.
+    pub(super) fn open_stall_for_action(&mut self, tid: Tid, now: Mono) {
+        let Some(watched) = self.loops.get(&tid) else {
+            return;
+        };
+        if watched.stall.is_none() {
+            let reading = watched.last.as_ref();
+            let since = reading.and_then(|reading| away_since(watched, reading, now));
+            let since = since.or(watched.episode.as_ref().map(|episode| episode.start)).unwrap_or(now);
+            self.open_stall(tid, since, now);
+        }
+    }
+
+    fn look_again(&mut self, tid: Tid, now: Mono) {
+        let Some((watched, stall)) = self.loops.get(&tid).and_then(|watched| Some((watched, watched.stall.as_ref()?)))
+        else {
+            return;
+        };
+        let Some(reading) = &watched.last else {
+            return;
+        };
+        let child = self.child_cause(watched, now);
+        let (facts, accounts) = look(watched.id, reading, stall.accounts, child, now);
+        let cause = classify(&facts);
+        let info = watched.info.clone();
+        let Some(stall) = self.loops.get_mut(&tid).and_then(|watched| watched.stall.as_mut()) else {
+            return;
+        };
+        stall.next_look = now.plus(LOOK_AGAIN);
+        stall.accounts = accounts.or(stall.accounts);
+        // A cause once shown is not taken back for a moment in which nothing can be shown.
+        let news = differs(&stall.cause, &cause) && cause.kind != crate::pipeline::CauseKind::Unknown;
+        if news {
+            stall.cause = cause;
+            let view = view_of(stall, now);
+            if let Some(info) = info {
+                self.tell(Notice::StallUpdated { info, view });
+            }
+        }
+    }
+
+    /// The kernel reports that a loop is back after a long iteration: closes its stall to the nanosecond.
+    pub(super) fn loop_polled(&mut self, tid: Tid, since: Mono, at: Mono) {
+        self.read_loop(tid);
+        let Some(watched) = self.loops.get(&tid) else {
+            return;
+        };
+        if watched.info.is_none() {
+            return;
+        }
+        if watched.stall.is_none() && at.since(since) >= watched.stall_after {
+            // It came and went between two looks.
+            self.open_stall(tid, since, at);
+        }
+        self.close_stall(tid, at, EndedBy::Poll);
+        self.follow_episode(tid, at);
+    }
+
+    pub(super) fn close_stall(&mut self, tid: Tid, at: Mono, ended_by: EndedBy) {
+        // A signalled child that ended as the loop came back must be seen to have.
+        self.follow_strikes(tid, at);
+        let Some(watched) = self.loops.get_mut(&tid) else {
+            return;
+        };
+        watched.adopted_busy = None;
+        let (Some(mut stall), Some(info)) = (watched.stall.take(), watched.info.clone()) else {
+            return;
+        };
+        let rescued = ended_by == EndedBy::Poll
+            && stall
+                .strikes
+                .iter()
+                .any(|struck| struck.ended.is_some_and(|ended| at.since(ended) <= RESCUED_WITHIN));
+        if let Some(reading) = &watched.last
+            && stall.cause.kind == crate::pipeline::CauseKind::Unknown
+            && super::look::waits(reading)
+        {
+            stall.cause.kind = crate::pipeline::CauseKind::ChildWait;
+        }
+        let view = view_of(&stall, at);
+        self.tell(Notice::StallClosed { info, view, rescued, ended_by });
+    }
+
+    /// Ends watching of one thread.
+    pub(super) fn end_loop(&mut self, tid: Tid, at: Mono, how: EndedBy, ignore: bool) {
+        let Some(episode) = self.loops.get_mut(&tid).map(|watched| watched.episode.take()) else {
+            return;
+        };
+        if let Some(episode) = episode {
+            self.end_episode(tid, &episode, at);
+        }
+        self.close_stall(tid, at, how);
+        let Some(watched) = self.loops.remove(&tid) else {
+            return;
+        };
+        let totals: LoopTotals = self.sensor.totals().totals(watched.slot).unwrap_or_default();
+        self.sensor.release(tid, ignore);
+        if let Some(info) = watched.info {
+            self.tell(Notice::LoopEnded { at, info, totals, ended_by: how });
+        }
+    }
+
+    /// The earliest moment at which something about a loop can be due.
+    pub(super) fn due_of(&self, watched: &Loop, now: Mono) -> Mono {
+        let mut due = match (&watched.stall, watched.last.as_ref().map(|reading| reading.beat)) {
+            (Some(stall), _) => stall.next_look,
+            (None, Some(Beat::Busy { since })) => since.plus(watched.stall_after),
+            (None, Some(Beat::Polling { deadline: Some(deadline), .. })) => deadline.plus(watched.stall_after),
+            _ => now.plus(watched.stall_after),
+        };
+        if watched.stall.is_none() && due <= now {
+            due = now.plus(watched.stall_after);
+        }
+        if let Some(episode) = &watched.episode
+            && let Some(next) = episode.next_look
+        {
+            due = due.min(next);
+        }
+        let outstanding = |struck: &&super::loops::Struck| struck.ended.is_none() && !struck.said_ineffective;
+        for struck in watched.stall.iter().flat_map(|stall| &stall.strikes).filter(outstanding) {
+            due = due.min(struck.at.plus(RESCUED_WITHIN));
+        }
+        due
+    }
+}
+
+fn view_of(stall: &Stall, at: Mono) -> StallView {
+    StallView {
+        incident: stall.incident,
+        at,
+        busy: at.since(stall.since),
+        busy_is_lower_bound: stall.lower_bound,
+        cause: stall.cause.clone(),
+        stack: None,
+    }
+}
+
+/// Whether a person would call it another cause: the age of a signal is no news.
+fn differs(before: &Cause, after: &Cause) -> bool {
+    let plain = |cause: &Cause| {
+        let mut plain = cause.clone();
+        if let Some(child) = &mut plain.child {
+            child.told_to_end_ms_ago = child.told_to_end_ms_ago.map(|_| 0.0);
+        }
+        plain
+    };
+    plain(before) != plain(after)
+}

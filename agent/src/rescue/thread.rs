@@ -1,0 +1,148 @@
+//! The thread itself: sleep until the kernel or a message has something, or the earliest loop can be due.
+
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+
+use super::sentinel::Sentinel;
+use super::settings::Settings;
+use crate::kernel::{Sensor, clock};
+use crate::pipeline::{Notice, Pid};
+use crate::target::scout::{Answer, Matching, Scout};
+
+/// What others ask of the thread.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// Watch these processes and all that descends from them.
+    Watch(Vec<(Pid, usize)>),
+    /// The configuration changed.
+    Reload(Box<Settings>, Arc<dyn Matching>),
+    /// An answer of the scout.
+    Answer(Answer),
+    /// End, and tell the final counts of every loop.
+    Stop,
+}
+
+/// Why the thread could not be started.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot start the rescue thread: {0}")]
+pub struct StartError(#[from] io::Error);
+
+/// What the thread did, for who waits for its end.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Signals sent, or in observe mode those that would have been.
+    pub actions: u64,
+}
+
+/// The thread's address. Dropping it without [`Handle::stop`] leaves the thread running.
+#[derive(Debug)]
+pub struct Handle {
+    sender: Sender<Message>,
+    wake: Arc<OwnedFd>,
+    thread: Option<JoinHandle<Summary>>,
+}
+
+/// Starts the scout and the rescue thread. `tell` gets every notice and must not block.
+pub fn start(
+    sensor: Box<dyn Sensor>,
+    settings: Settings,
+    rules: Arc<dyn Matching>,
+    tell: impl FnMut(Notice) + Send + 'static,
+) -> Result<Handle, StartError> {
+    let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?);
+    let (sender, inbox) = channel();
+    let scout = {
+        let (sender, wake) = (sender.clone(), wake.clone());
+        Scout::start(rules, move |answer| post(&sender, &wake, Message::Answer(answer)))?
+    };
+    let woken = wake.clone();
+    let thread = std::thread::Builder::new().name("rescue".into()).spawn(move || {
+        let mut sentinel = Sentinel::new(sensor, settings, scout, Box::new(tell));
+        run(&mut sentinel, &inbox, &woken);
+        sentinel.finish()
+    })?;
+    Ok(Handle { sender, wake, thread: Some(thread) })
+}
+
+fn post(sender: &Sender<Message>, wake: &OwnedFd, message: Message) {
+    // A thread that has ended needs no message; a counter that is full has woken it already.
+    let _ = sender.send(message);
+    let _ = rustix::io::write(wake, &1u64.to_ne_bytes());
+}
+
+impl Handle {
+    /// Watches processes (each with the number of its target) and their descendants.
+    pub fn watch(&self, processes: Vec<(Pid, usize)>) {
+        post(&self.sender, &self.wake, Message::Watch(processes));
+    }
+
+    /// Puts another configuration into force.
+    pub fn reload(&self, settings: Settings, rules: Arc<dyn Matching>) {
+        post(&self.sender, &self.wake, Message::Reload(Box::new(settings), rules));
+    }
+
+    /// Ends the thread: closes open stalls as detached and tells the final counts of every loop.
+    #[must_use]
+    pub fn stop(mut self) -> Summary {
+        post(&self.sender, &self.wake, Message::Stop);
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(summary)) => summary,
+            Some(Err(_)) => {
+                log::error!("the rescue thread panicked");
+                Summary::default()
+            }
+            None => Summary::default(),
+        }
+    }
+}
+
+fn run(sentinel: &mut Sentinel, inbox: &Receiver<Message>, wake: &OwnedFd) {
+    loop {
+        sleep(sentinel, wake.as_fd());
+        let mut counter = [0; 8];
+        // Empty is fine: something else woke us.
+        let _ = rustix::io::read(wake, &mut counter);
+        sentinel.take_events();
+        while let Ok(message) = inbox.try_recv() {
+            match message {
+                Message::Watch(processes) => sentinel.watch(&processes),
+                Message::Reload(settings, rules) => sentinel.reload(*settings, rules),
+                Message::Answer(answer) => sentinel.answered(answer),
+                Message::Stop => return,
+            }
+        }
+        sentinel.tick(clock::now());
+    }
+}
+
+/// Waits for events, messages, or the moment the sentinel named.
+fn sleep(sentinel: &mut Sentinel, wake: BorrowedFd<'_>) {
+    let span = sentinel.next_due().since(clock::now());
+    let timeout = timespec(span);
+    let result = match sentinel.events_fd() {
+        Some(events) => {
+            poll(&mut [PollFd::from_borrowed_fd(wake, PollFlags::IN), PollFd::from_borrowed_fd(events, PollFlags::IN)], Some(&timeout))
+        }
+        None => poll(&mut [PollFd::from_borrowed_fd(wake, PollFlags::IN)], Some(&timeout)),
+    };
+    match result {
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(error) => {
+            log::error!("waiting for kernel events failed: {error}; going on by looking every 10 ms");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+fn timespec(span: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(span.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(span.subsec_nanos()),
+    }
+}

@@ -1,0 +1,51 @@
+//! From the configuration to what the rescue thread and the scout need.
+
+use crate::config::Config;
+use crate::pipeline::Pid;
+use crate::pipeline::policy::EngineRules;
+use crate::rescue::{EngineSettings, Limits, Settings, TargetSettings};
+use crate::target::scout::Matching;
+
+/// The rescue thread's view of a configuration.
+#[must_use]
+pub fn settings_of(config: &Config, match_all: bool) -> Settings {
+    let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
+    let targets = config.targets.iter().map(|target| TargetSettings {
+        name: target.name.clone(),
+        stall_after: target.stall_after,
+        engine: target.engine.as_ref().map(|engine| EngineSettings {
+            rules: EngineRules {
+                grace: engine.grace,
+                unknown_grace: engine.unknown_grace,
+                untold_grace: engine.untold_grace,
+                through_wrapper: engine.through_wrapper,
+            },
+            max_kills: count(engine.max_kills.count),
+            per: engine.max_kills.per,
+        }),
+    });
+    let limits = Limits {
+        node_kills: count(config.limits.node_kills.count),
+        per: config.limits.node_kills.per,
+        pause: config.limits.pause,
+    };
+    Settings { mode: config.mode, targets: targets.collect(), limits, match_all }
+}
+
+/// Matches processes against a configuration: the first target that matches has them.
+#[derive(Debug)]
+pub struct ConfigRules(pub Config);
+
+impl Matching for ConfigRules {
+    fn target(&self, pid: Pid, exe: &str, command_line: &str) -> Option<usize> {
+        let matches = |target: &crate::config::Target| {
+            target.matcher.matches(pid, exe.as_bytes(), command_line.as_bytes())
+        };
+        self.0.targets.iter().position(matches)
+    }
+
+    fn is_engine(&self, target: usize, exe: &str, command_line: &str) -> bool {
+        let engine = self.0.targets.get(target).and_then(|target| target.engine.as_ref());
+        engine.is_some_and(|engine| engine.is_engine(exe.as_bytes(), command_line.as_bytes()))
+    }
+}
