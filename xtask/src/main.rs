@@ -1,10 +1,19 @@
 //! Loopwarden's build and test tasks: `cargo xtask --help`.
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod bpf;
+mod cmd;
+mod demo;
 mod ebpf;
+mod layout;
 mod litellm;
+mod setup;
+mod tally;
+mod test;
 mod vm;
 
 /// Build and test tasks that need more than cargo itself.
@@ -23,12 +32,33 @@ enum Task {
     Vm(vm::Args),
     /// Run the real LiteLLM proxy through its incident, unguarded and guarded, and print one table
     Litellm(litellm::Args),
+    /// Run everything that has to be green, the quick parts first
+    Test(test::Args),
+    /// Build the agent and run its demonstration as root
+    Demo(demo::Args),
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().task {
-        Task::Ebpf(args) => ebpf::run(&args),
-        Task::Vm(args) => vm::run(&args),
-        Task::Litellm(args) => litellm::run(&args),
+fn main() -> ExitCode {
+    let Err(error) = run() else {
+        return ExitCode::SUCCESS;
+    };
+    eprintln!("error: {error}");
+    for cause in error.chain().skip(1) {
+        eprintln!("  because: {cause}");
     }
+    ExitCode::FAILURE
+}
+
+fn run() -> Result<ExitCode> {
+    ebpf::wrapper::become_rustc_if_called_so()?;
+    match Cli::parse().task {
+        Task::Ebpf(args) => ebpf::run(&args)?,
+        Task::Vm(args) => vm::run(&args)?,
+        Task::Litellm(args) => litellm::run(&args)?,
+        Task::Demo(args) => demo::run(&args)?,
+        // Its last line is the count of the tests, so nothing may be printed after it.
+        Task::Test(args) if !test::run(&args)? => return Ok(ExitCode::FAILURE),
+        Task::Test(_) => {}
+    }
+    Ok(ExitCode::SUCCESS)
 }

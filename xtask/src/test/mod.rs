@@ -1,0 +1,218 @@
+//! Everything that has to be green: one command, the quick parts first, one table at the end.
+//!
+//! A failed part never hides the quick ones after it. The heavy ones (other kernels, the real proxy) take minutes and are
+//! not started on something that is known to be broken, unless asked to.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::{cmd, layout};
+
+mod part;
+mod targets;
+
+use part::{Part, Report, State};
+
+/// Arguments of `cargo xtask test`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Also the long forms: every kernel, the whole experiment with the real proxy
+    #[arg(long)]
+    full: bool,
+    /// Leave out the heavy parts: other kernels and the real proxy
+    #[arg(long, conflicts_with = "full")]
+    quick: bool,
+    /// Run the heavy parts even when a quick one has failed
+    #[arg(long)]
+    keep_going: bool,
+}
+
+/// Runs all parts; the answer is whether none has failed.
+pub(crate) fn run(args: &Args) -> Result<bool> {
+    let mut out = std::io::stdout();
+    let mut reports = Vec::new();
+    for part in quick_parts()? {
+        reports.push(part.run(&mut out));
+    }
+    if !args.quick {
+        let broken = reports.iter().any(Report::failed);
+        for part in heavy_parts(args.full)? {
+            reports.push(if broken && !args.keep_going {
+                part.not_started()
+            } else {
+                part.run(&mut out)
+            });
+        }
+    }
+    print!("{}", table(&reports));
+    Ok(!reports.iter().any(Report::failed))
+}
+
+fn quick_parts() -> Result<Vec<Part>> {
+    let tests = targets::of_workspace()?;
+    Ok(vec![
+        Part::new("format", vec![cargo(&["fmt", "--all", "--check"])]),
+        Part::new(
+            "clippy",
+            vec![cargo(&[
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--quiet",
+                "--",
+                "-Dwarnings",
+            ])],
+        ),
+        Part::new("documentation", vec![documentation()]),
+        Part::new(
+            "unit and integration tests",
+            vec![
+                without_kernel(&tests),
+                cargo(&["test", "--workspace", "--doc"]),
+            ],
+        ),
+        Part::new(
+            "kernel tests, this kernel",
+            vec![cargo(&[
+                "test",
+                "--package",
+                "loopwarden",
+                "--test",
+                "kernel",
+            ])],
+        )
+        .needs_bpf(),
+        Part::new("eBPF object", vec![xtask(&["ebpf", "--check"])?]),
+    ])
+}
+
+fn heavy_parts(full: bool) -> Result<Vec<Part>> {
+    let mut vm = xtask(&["vm"])?;
+    let mut litellm = xtask(&["litellm"])?;
+    if full {
+        vm.arg("--full");
+        litellm.arg("--full");
+    }
+    // The VM's part has built the agent in the release profile: the proxy's part need not build it again.
+    litellm.env(
+        "LOOPWARDEN_BIN",
+        layout::target()
+            .join(layout::HOST)
+            .join("release/loopwarden"),
+    );
+    Ok(vec![
+        Part::new("kernel tests, other kernels", vec![vm]),
+        Part::new("real LiteLLM proxy", vec![litellm]).needs_bpf(),
+    ])
+}
+
+fn cargo(args: &[&str]) -> Command {
+    let mut command = layout::cargo();
+    command.args(args);
+    command
+}
+
+fn documentation() -> Command {
+    let mut command = cargo(&[
+        "doc",
+        "--workspace",
+        "--no-deps",
+        "--document-private-items",
+        "--quiet",
+    ]);
+    command.env("RUSTDOCFLAGS", "-Dwarnings");
+    command
+}
+
+/// All tests but those of the kernel target, which is a part of its own because it cannot run everywhere.
+fn without_kernel(tests: &[String]) -> Command {
+    let mut command = cargo(&["test", "--workspace", "--no-fail-fast", "--lib", "--bins"]);
+    for name in tests.iter().filter(|name| *name != "kernel") {
+        command.args(["--test", name]);
+    }
+    command
+}
+
+/// This program again, so that a part's output can be read and counted.
+fn xtask(args: &[&str]) -> Result<Command> {
+    let mut command = Command::new(layout::this_program()?);
+    command.args(args).current_dir(layout::root());
+    Ok(command)
+}
+
+fn table(reports: &[Report]) -> String {
+    let mut text = format!(
+        "\n{:<30} {:<10} {:<24} {:>8}\n",
+        "part", "result", "tests", "time"
+    );
+    let mut sum = crate::tally::Tally::default();
+    for report in reports {
+        let (tests, time) = match report.state {
+            State::Passed | State::Failed => (report.tests.to_string(), cmd::minutes(report.time)),
+            State::LeftOut(_) | State::NotStarted => (String::new(), String::new()),
+        };
+        text += format!(
+            "{:<30} {:<10} {tests:<24} {time:>8}",
+            report.name,
+            report.state.word()
+        )
+        .trim_end();
+        text.push('\n');
+        sum += report.tests;
+    }
+    for report in reports {
+        if let State::LeftOut(reason) = report.state {
+            text.extend([report.name, " was left out: ", reason, "\n"]);
+        }
+    }
+    let time = reports.iter().map(|report| report.time).sum();
+    text + &format!(
+        "in all {}\n\n{} passed, {} failed\n",
+        cmd::minutes(time),
+        sum.passed,
+        sum.failed
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::tally::Tally;
+
+    fn report(name: &'static str, state: State, passed: u64, failed: u64) -> Report {
+        let tests = Tally {
+            passed,
+            failed,
+            ignored: 0,
+        };
+        Report {
+            name,
+            state,
+            tests,
+            time: Duration::from_secs(65),
+        }
+    }
+
+    #[test]
+    fn the_last_line_counts_all_parts() {
+        let text = table(&[
+            report("format", State::Passed, 1, 0),
+            report("tests", State::Failed, 40, 2),
+            report("kernel", State::LeftOut("no BPF"), 0, 0),
+            report("vm", State::NotStarted, 0, 0),
+        ]);
+        assert_eq!(text.lines().last(), Some("41 passed, 2 failed"));
+        assert!(text.contains("kernel was left out: no BPF"), "{text}");
+        assert!(text.contains("1:05"), "{text}");
+    }
+
+    #[test]
+    fn the_kernel_tests_are_not_among_the_others() {
+        let command = without_kernel(&["kernel".to_owned(), "watch".to_owned()]);
+        let shown = cmd::shown(&command);
+        assert!(shown.ends_with("--lib --bins --test watch"), "{shown}");
+    }
+}
