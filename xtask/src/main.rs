@@ -3,8 +3,10 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod cmd;
 mod ebpf;
 mod litellm;
+mod setup;
 mod vm;
 
 /// Build and test tasks that need more than cargo itself.
