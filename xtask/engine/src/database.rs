@@ -10,6 +10,7 @@ use serde_json::Value as Json;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
 use tokio_postgres::config::Host;
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, Config, NoTls, Statement};
@@ -41,7 +42,9 @@ pub struct Database {
 
 struct Open {
     client: Arc<Client>,
-    /// A second handle on the connection's socket, to see the server close it.
+    /// Reads and writes the connection; ends once the client is dropped, its last query is answered and Terminate is sent.
+    task: JoinHandle<Result<(), tokio_postgres::Error>>,
+    /// A second handle on the connection's socket, to see the server close it after that.
     socket: std::net::TcpStream,
 }
 
@@ -101,10 +104,9 @@ impl Database {
             .connect_raw(stream, NoTls)
             .await
             .map_err(|err| err.to_string())?;
-        // Its end, good or bad, shows as `is_closed`.
-        tokio::spawn(connection);
         Ok(Open {
             client: Arc::new(client),
+            task: tokio::spawn(connection),
             socket,
         })
     }
@@ -115,11 +117,18 @@ impl Database {
         let Ok(mut open) = self.open.try_lock() else {
             return;
         };
-        let Some(Open { client, socket }) = open.take() else {
+        let Some(Open {
+            client,
+            task,
+            socket,
+        }) = open.take()
+        else {
             return;
         };
         drop(client);
         let server_has_closed = async {
+            // Not before the task has ended: both read from the same socket.
+            let _ = task.await;
             let mut stream = TcpStream::from_std(socket)?;
             let mut rest = [0; 4096];
             while stream.read(&mut rest).await? > 0 {}

@@ -3,6 +3,7 @@
 //! A cluster that holds LiteLLM's schema is made once and kept; each run works on a copy. The system's own clusters are not touched.
 
 use std::fs;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use crate::{cmd, setup};
 
 /// The version the incidents were replayed with.
 const BIN: &str = "/usr/lib/postgresql/15/bin";
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_mins(1);
 
 /// A running cluster; thawed and stopped when dropped.
 #[derive(Debug)]
@@ -27,6 +28,7 @@ pub(crate) struct Cluster {
     frozen: Frozen,
     server: Process,
     port: u16,
+    log: PathBuf,
 }
 
 /// Thaws on drop.
@@ -37,7 +39,8 @@ impl Cluster {
     /// Starts a cluster from the folder `data`, which `create` or `copy` has made.
     pub(crate) fn start(data: &Path) -> Result<Self> {
         let port = lab::free_port()?;
-        let log = process::log_file(&data.with_extension("log"))?;
+        let log = data.with_extension("log");
+        let output = process::log_file(&log)?;
         let mut command = server_command("postgres")?;
         command.arg("-D").arg(data).current_dir(data);
         for setting in [
@@ -46,13 +49,15 @@ impl Cluster {
             "fsync=off",
             "max_connections=200",
             "shared_buffers=32MB",
+            // Every query, when it is done: `wait_for_query` reads it.
+            "log_min_duration_statement=0",
         ] {
             command.args(["-c", setting]);
         }
         command
             .args(["-p", &port.to_string()])
-            .stdout(log.try_clone()?)
-            .stderr(log);
+            .stdout(output.try_clone()?)
+            .stderr(output);
         // SIGINT asks for a fast shutdown: sessions are ended, not waited for.
         let server = Process::start("PostgreSQL", &mut command)?
             .ends_by(Signal::INT, Duration::from_secs(15));
@@ -60,10 +65,11 @@ impl Cluster {
             frozen: Frozen::default(),
             server,
             port,
+            log,
         };
         let up = stop::wait_for(START_LIMIT, Duration::from_millis(100), || {
             if let Some(status) = cluster.server.status()? {
-                let said = fs::read_to_string(data.with_extension("log")).unwrap_or_default();
+                let said = fs::read_to_string(&cluster.log).unwrap_or_default();
                 bail!(
                     "PostgreSQL ended at its start ({status}):\n{}",
                     cmd::tail(&said, 10)
@@ -100,6 +106,24 @@ impl Cluster {
             .output()
             .context("cannot start psql")?;
         Ok(String::from_utf8_lossy(&out.stderr).into_owned())
+    }
+
+    /// Waits until a query that holds these words has been answered.
+    pub(crate) fn wait_for_query(&self, words: &str, limit: Duration) -> Result<()> {
+        let mut log = fs::File::open(&self.log)
+            .with_context(|| format!("cannot open {}", self.log.display()))?;
+        log.seek(SeekFrom::End(0))?;
+        let mut text = String::new();
+        let seen = stop::wait_for(limit, Duration::from_millis(5), || {
+            log.read_to_string(&mut text)?;
+            let lines = text.rfind('\n').map_or(0, |end| end + 1);
+            let found = text[..lines]
+                .lines()
+                .any(|line| line.contains(words) && line.contains("execute"));
+            text.drain(..lines);
+            Ok(found.then_some(()))
+        })?;
+        seen.with_context(|| format!("no query with {words:?} came within {limit:?}"))
     }
 
     /// Stops every process of the cluster; returns how many.

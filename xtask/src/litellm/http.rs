@@ -4,6 +4,8 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use crate::cmd;
 
 /// The key of the run's proxies: they listen on loopback only and know no other secret.
@@ -59,13 +61,23 @@ fn exchange(port: u16, request: &str, limit: Duration) -> std::io::Result<Answer
     let mut answer = Vec::new();
     let mut chunk = [0; 4096];
     loop {
-        stream.set_read_timeout(Some(left(end)?))?;
+        wait_readable(&stream, left(end)?)?;
         match stream.read(&mut chunk)? {
             0 => break,
             length => answer.extend_from_slice(&chunk[..length]),
         }
     }
     parse(&String::from_utf8_lossy(&answer))
+}
+
+/// By poll, which keeps time to the microsecond; a read time-out of the socket is rounded up, at 10 s by a quarter of a second.
+fn wait_readable(stream: &TcpStream, limit: Duration) -> std::io::Result<()> {
+    let limit = Timespec::try_from(limit).map_err(std::io::Error::other)?;
+    let ready = poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&limit))?;
+    if ready == 0 {
+        return Err(ErrorKind::TimedOut.into());
+    }
+    Ok(())
 }
 
 fn left(end: Instant) -> std::io::Result<Duration> {

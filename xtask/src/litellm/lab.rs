@@ -28,7 +28,7 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    /// Makes what is missing. The first time takes some minutes and needs PyPI, npm and crates.io.
+    /// Makes what is missing. The first time takes some minutes and needs the registries of Python, npm and Rust.
     pub(crate) fn prepare() -> Result<Self> {
         let cache = setup::cache_dir()?.join("litellm");
         fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;

@@ -13,7 +13,7 @@ use super::{engine, http, lab, python, sampler, stop};
 use crate::cmd;
 
 /// LiteLLM imports for some ten seconds on two cores, four of them at once for most of a minute.
-const START_LIMIT: Duration = Duration::from_secs(240);
+const START_LIMIT: Duration = Duration::from_mins(4);
 /// The watchdog's shortest interval; the proxy refuses less.
 const WATCHDOG_INTERVAL_S: &str = "5";
 
@@ -76,7 +76,11 @@ impl Proxy {
             .env("STANDIN_CLOSE_MAX_S", "30")
             .env("DISABLE_SCHEMA_UPDATE", "true")
             .env("LITELLM_LOG", "INFO")
-            // Nothing of a run goes beyond loopback.
+            // Nothing of a run goes beyond loopback. A comparison of schemas at the start would fetch an engine of its own.
+            .env(
+                "PRISMA_SCHEMA_ENGINE_BINARY",
+                python::stub(&python::prisma_home(lab)),
+            )
             .env("LITELLM_LOCAL_MODEL_COST_MAP", "True")
             .env("LITELLM_TELEMETRY", "False")
             .env("NO_DOCS", "True")

@@ -158,7 +158,8 @@ fn prisma_module(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-fn stub(prisma_home: &Path) -> PathBuf {
+/// A program that does nothing but name the version of Prisma's engines.
+pub(crate) fn stub(prisma_home: &Path) -> PathBuf {
     prisma_home.join("stub-engine")
 }
 

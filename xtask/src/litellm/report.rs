@@ -1,6 +1,8 @@
 //! The one table of a run.
 
-use super::session::Row;
+use std::fmt::Write as _;
+
+use super::row::Row;
 
 const HEAD: [&str; 9] = [
     "LiteLLM",
@@ -41,7 +43,7 @@ pub(crate) fn table(rows: &[Row]) -> String {
                 }
             })
             .collect();
-        text += &format!("| {} |\n", cells.join(" | "));
+        let _ = writeln!(text, "| {} |", cells.join(" | "));
         if number == 0 {
             let rules: Vec<String> = widths
                 .iter()
@@ -54,7 +56,7 @@ pub(crate) fn table(rows: &[Row]) -> String {
                     }
                 })
                 .collect();
-            text += &format!("| {} |\n", rules.join(" | "));
+            let _ = writeln!(text, "| {} |", rules.join(" | "));
         }
     }
     text
@@ -64,7 +66,7 @@ fn cells(row: &Row) -> [String; 9] {
     let figures = &row.figures;
     let guarded = row.grace_ms.is_some();
     [
-        row.name(),
+        row.name.clone(),
         format!("{:.1}", figures.max_ms),
         format!("{:.2}", figures.ok_percent),
         format!("{:.1}", figures.p50_ms),

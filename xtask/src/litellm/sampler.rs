@@ -119,7 +119,7 @@ fn run(pid: u32, origin: Instant, stop: &AtomicBool, seen: &Mutex<Seen>) {
         let child = waited_for(&call);
         match (&mut current, child) {
             (Some(wait), Some(child)) if wait.child == child => {
-                wait.length_ms = at_ms - wait.start_ms
+                wait.length_ms = at_ms - wait.start_ms;
             }
             (_, child) => {
                 close(current.take(), seen);

@@ -1,216 +1,174 @@
-//! One freeze of the database, and what it does to several proxies at once.
+//! Proxies, each with a database of its own that is frozen and thawed, and what that does to them.
+//!
+//! Each database freezes right after the proxy's watchdog has had an answer from it. So every row has the same history at the
+//! same times: the watchdog asks again 5 s later, gives up at 10 s, and the proxy drops its engine. Without that the moment of
+//! the thaw meets each proxy's reconnect cycle (10 s for an attempt, 5 s between two) at another place, and how soon it is ready
+//! again is a matter of luck.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use serde::Serialize;
-use serde_json::Value;
 
-use super::cluster::Cluster;
-use super::guard::{self, Guard};
+use super::cluster::{self, Cluster};
+use super::guard::Guard;
 use super::lab::Lab;
-use super::probe::{Figures, Probe, Prober};
+use super::probe::{Figures, Prober};
 use super::proxy::Proxy;
-use super::sampler::{Sampler, Seen};
+use super::row::{Plan, Row};
+use super::sampler::Sampler;
 use super::stop;
 use crate::cmd;
 
 /// How long the proxies run undisturbed, measured, before the freeze.
 const BEFORE: Duration = Duration::from_secs(3);
-/// How long after the last proxy is ready again.
+/// How long the measurement goes on after the proxy is ready again.
 const AFTER: Duration = Duration::from_secs(2);
-/// How long recovery may take: two of the proxy's reconnect attempts.
-const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
+/// What the watchdog asks for, and within which time: three of its intervals.
+const WATCHDOG_QUERY: &str = "SELECT 1";
+const WATCHDOG_LIMIT: Duration = Duration::from_secs(15);
+/// How long recovery may take: four of the proxy's reconnect attempts.
+const RECOVERY_LIMIT: Duration = Duration::from_mins(1);
 
-/// One proxy of a session.
-#[derive(Debug, Clone)]
-pub(crate) struct Plan {
-    pub(crate) version: &'static str,
-    /// The guard's grace; without one there is no guard.
-    pub(crate) grace: Option<Duration>,
-}
-
-/// What happened to it.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct Row {
-    pub(crate) version: &'static str,
-    pub(crate) grace_ms: Option<u128>,
-    /// Which freeze of the run; rows of the same one can be compared.
-    pub(crate) session: usize,
-    #[serde(flatten)]
-    pub(crate) figures: Figures,
-    #[serde(flatten)]
-    pub(crate) seen: Seen,
-    pub(crate) longest_wait_ms: f64,
-    pub(crate) ready_after_thaw_s: Option<f64>,
-    pub(crate) freeze_start_ms: f64,
-    pub(crate) thaw_ms: f64,
-    pub(crate) probe_late_ms: f64,
-    pub(crate) guard: Vec<Value>,
-    pub(crate) raw: Vec<Probe>,
-}
-
-impl Row {
-    /// The guard's lines that report a signal as sent.
-    pub(crate) fn actions(&self) -> usize {
-        guard::of_type(&self.guard, "action")
-            .iter()
-            .filter(|line| line["outcome"] == "sent")
-            .count()
-    }
-
-    pub(crate) fn rescues(&self) -> usize {
-        guard::of_type(&self.guard, "stall_closed")
-            .iter()
-            .filter(|line| line["rescued"] == true)
-            .count()
-    }
-
-    /// What the guard says it has lost.
-    pub(crate) fn lost(&self) -> u64 {
-        guard::of_type(&self.guard, "lost")
-            .iter()
-            .filter_map(|line| line["count"].as_u64())
-            .sum()
-    }
-
-    pub(crate) fn name(&self) -> String {
-        match self.grace_ms {
-            Some(grace) => format!("{} guarded, grace {grace} ms", self.version),
-            None => format!("{} unguarded", self.version),
-        }
-    }
-}
-
-/// What is measured on one proxy while the session goes on.
+/// One proxy with all that is measured on it.
+///
+/// Fields are dropped in this order: the database, thawed, outlives the proxy that waits for it.
 struct Subject {
     plan: Plan,
-    proxy: Proxy,
-    guard: Option<Guard>,
-    sampler: Sampler,
     prober: Prober,
-    ready_after_thaw_s: Option<f64>,
+    sampler: Sampler,
+    guard: Option<Guard>,
+    proxy: Proxy,
+    cluster: Cluster,
 }
 
-/// Runs one session: start, freeze, thaw, recovery.
+/// Moments of the freeze.
+struct Moments {
+    freeze: Instant,
+    thaw: Instant,
+    ready: Option<Instant>,
+}
+
+/// Runs some proxies at the same time: start, freeze, thaw, recovery.
 pub(crate) fn run(
     lab: &Lab,
-    cluster: &mut Cluster,
     guard: &Path,
     number: usize,
     plans: &[Plan],
     freeze: Duration,
 ) -> Result<Vec<Row>> {
+    let names: Vec<String> = plans.iter().map(Plan::name).collect();
+    eprintln!("litellm: session {number}: {}", names.join("; "));
     let origin = cmd::now();
-    let since = |moment: Instant| moment.saturating_duration_since(origin).as_secs_f64() * 1e3;
-    let mut subjects = start(lab, cluster, guard, number, plans, origin)?;
-    stop::sleep_until(cmd::now() + BEFORE)?;
-    let freeze_start = cmd::now();
-    let stopped = cluster.freeze()?;
-    eprintln!("litellm: session {number}: database frozen ({stopped} processes)");
-    while cmd::now() < freeze_start + freeze {
-        for subject in &mut subjects {
-            subject.check()?;
-        }
-        stop::sleep_until((cmd::now() + Duration::from_secs(1)).min(freeze_start + freeze))?;
-    }
-    cluster.thaw();
-    let thaw = cmd::now();
-    recover(&mut subjects, thaw)?;
-    stop::sleep_until(cmd::now() + AFTER)?;
-    let times = (since(freeze_start), since(thaw));
-    Ok(subjects
-        .into_iter()
-        .map(|subject| subject.finish(number, times))
-        .collect())
+    let subjects = start(lab, guard, number, plans, origin)?;
+    // Processes are started by the main thread only (see `Process::start`); from here on there is none to start.
+    std::thread::scope(|scope| {
+        let runs: Vec<_> = subjects
+            .into_iter()
+            .map(|subject| scope.spawn(move || subject.run(number, freeze, origin)))
+            .collect();
+        runs.into_iter()
+            .map(|run| {
+                run.join()
+                    .ok()
+                    .context("the thread that measures a proxy has panicked")?
+            })
+            .collect()
+    })
 }
 
 fn start(
     lab: &Lab,
-    cluster: &Cluster,
     guard: &Path,
     number: usize,
     plans: &[Plan],
     origin: Instant,
 ) -> Result<Vec<Subject>> {
     let name = |place: usize| format!("session-{number}-{place}");
-    let mut proxies = Vec::new();
+    let mut started = Vec::new();
     for (place, plan) in plans.iter().enumerate() {
-        proxies.push(Proxy::start(
-            lab,
-            &name(place),
-            plan.version,
-            &cluster.url(),
-        )?);
+        let name = name(place);
+        let data = lab.run.path(&format!("{name}-postgres"));
+        cluster::copy(&lab.path("schema"), &data)?;
+        let cluster = Cluster::start(&data)?;
+        let proxy = Proxy::start(lab, &name, plan.version, &cluster.url())?;
+        started.push((proxy, cluster));
     }
-    for proxy in &mut proxies {
+    for (proxy, _) in &mut started {
         proxy.wait_until_up()?;
     }
     let mut subjects = Vec::new();
-    for (place, (plan, proxy)) in plans.iter().zip(proxies).enumerate() {
+    for (place, (plan, (proxy, cluster))) in plans.iter().zip(started).enumerate() {
         let guard = plan
             .grace
             .map(|grace| Guard::start(lab, guard, &name(place), proxy.pid(), grace))
             .transpose()?;
         subjects.push(Subject {
             plan: plan.clone(),
-            sampler: Sampler::start(proxy.pid(), origin),
             prober: Prober::start(proxy.port, origin),
-            proxy,
+            sampler: Sampler::start(proxy.pid(), origin),
             guard,
-            ready_after_thaw_s: None,
+            proxy,
+            cluster,
         });
     }
     Ok(subjects)
 }
 
-/// Asks every proxy, each on its own thread, until it is ready again.
-fn recover(subjects: &mut [Subject], thaw: Instant) -> Result<()> {
-    std::thread::scope(|scope| {
-        let waits: Vec<_> = subjects
-            .iter_mut()
-            .map(|subject| scope.spawn(move || subject.wait_until_ready(thaw)))
-            .collect();
-        waits.into_iter().try_for_each(|wait| {
-            wait.join()
-                .ok()
-                .context("a thread that waits for a proxy has panicked")?
-        })
-    })
-}
-
 impl Subject {
-    fn check(&mut self) -> Result<()> {
-        self.proxy.check()?;
-        self.guard.as_mut().map_or(Ok(()), Guard::check)
-    }
-
-    fn wait_until_ready(&mut self, thaw: Instant) -> Result<()> {
-        self.ready_after_thaw_s =
-            stop::wait_for(RECOVERY_LIMIT, Duration::from_millis(100), || {
-                self.check()?;
-                Ok(self.proxy.is_ready().then(|| thaw.elapsed().as_secs_f64()))
-            })?;
-        Ok(())
-    }
-
-    fn finish(self, session: usize, (freeze_start_ms, thaw_ms): (f64, f64)) -> Row {
+    fn run(mut self, session: usize, freeze: Duration, origin: Instant) -> Result<Row> {
+        let moments = self.disturb(freeze)?;
+        stop::sleep_until(cmd::now() + AFTER)?;
+        let since = |moment: Instant| moment.saturating_duration_since(origin).as_secs_f64() * 1e3;
         let probes = self.prober.finish();
         let seen = self.sampler.finish();
-        Row {
+        Ok(Row {
+            name: self.plan.name(),
             version: self.plan.version,
             grace_ms: self.plan.grace.map(|grace| grace.as_millis()),
             session,
             figures: Figures::of(&probes.all),
             longest_wait_ms: seen.longest_wait_ms(),
             seen,
-            ready_after_thaw_s: self.ready_after_thaw_s,
-            freeze_start_ms,
-            thaw_ms,
+            freeze_start_ms: since(moments.freeze),
+            thaw_ms: since(moments.thaw),
+            ready_after_thaw_s: moments
+                .ready
+                .map(|ready| ready.saturating_duration_since(moments.thaw).as_secs_f64()),
             probe_late_ms: probes.late_ms,
             guard: self.guard.map(Guard::finish).unwrap_or_default(),
             raw: probes.all,
+        })
+    }
+
+    fn disturb(&mut self, freeze: Duration) -> Result<Moments> {
+        stop::sleep_until(cmd::now() + BEFORE)?;
+        self.cluster
+            .wait_for_query(WATCHDOG_QUERY, WATCHDOG_LIMIT)?;
+        // The answer is on its way; it only has to be read.
+        stop::sleep_until(cmd::now() + Duration::from_millis(20))?;
+        self.cluster.freeze()?;
+        let start = cmd::now();
+        let end = start + freeze;
+        while cmd::now() < end {
+            self.check()?;
+            stop::sleep_until((cmd::now() + Duration::from_secs(1)).min(end))?;
         }
+        self.cluster.thaw();
+        let thaw = cmd::now();
+        let ready = stop::wait_for(RECOVERY_LIMIT, Duration::from_millis(100), || {
+            self.check()?;
+            Ok(self.proxy.is_ready().then(cmd::now))
+        })?;
+        Ok(Moments {
+            freeze: start,
+            thaw,
+            ready,
+        })
+    }
+
+    fn check(&mut self) -> Result<()> {
+        self.proxy.check()?;
+        self.guard.as_mut().map_or(Ok(()), Guard::check)
     }
 }
