@@ -1,0 +1,271 @@
+//! Small readers of procfs. Each reads one file once; a process that is gone is an error like any other.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::pipeline::family::Container;
+use crate::pipeline::policy::Condition;
+use crate::pipeline::{Pid, Tid};
+
+fn unexpected(file: &str, text: &str) -> io::Error {
+    let start: String = text.chars().take(60).collect();
+    io::Error::other(format!("the file {file} has an unexpected form: `{start}`"))
+}
+
+/// The few fields of `/proc/PID/stat` that are of use here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// State letter.
+    pub state: char,
+    /// Parent.
+    pub parent: Pid,
+    /// Start, in clock ticks since boot.
+    pub start_ticks: u64,
+}
+
+/// Reads a process's state, parent and coarse start time.
+pub fn stat(pid: Pid) -> io::Result<Stat> {
+    read_stat(&format!("/proc/{pid}/stat"))
+}
+
+/// The same of one thread.
+pub fn thread_stat(pid: Pid, tid: Tid) -> io::Result<Stat> {
+    read_stat(&format!("/proc/{pid}/task/{tid}/stat"))
+}
+
+fn read_stat(path: &str) -> io::Result<Stat> {
+    // The name between the parentheses is the process's own choice: not always UTF-8, and it may hold parentheses.
+    let bytes = std::fs::read(path)?;
+    let text = String::from_utf8_lossy(&bytes);
+    parse_stat(&text).ok_or_else(|| unexpected("stat", &text))
+}
+
+fn parse_stat(text: &str) -> Option<Stat> {
+    let (_, rest) = text.rsplit_once(')')?;
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    Some(Stat {
+        state: fields.first()?.chars().next()?,
+        parent: Pid(fields.get(1)?.parse().ok()?),
+        start_ticks: fields.get(19)?.parse().ok()?,
+    })
+}
+
+/// The start of a process in nanoseconds since boot as far as procfs knows it: cut to hundredths of a second.
+#[must_use]
+pub fn start_ns(stat: &Stat) -> u64 {
+    let per_second = rustix::param::clock_ticks_per_second().max(1);
+    stat.start_ticks.saturating_mul(1_000_000_000 / per_second)
+}
+
+/// What `/proc/PID/status` tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// State letter.
+    pub state: char,
+    /// Whoever traces it.
+    pub tracer: Option<Pid>,
+    /// Its ids, one for each PID namespace, outermost first.
+    pub ns_pids: Vec<i32>,
+    /// Ids of its process group, likewise.
+    pub ns_groups: Vec<i32>,
+    /// Threads that have not ended.
+    pub threads: u32,
+}
+
+/// Reads a process's status.
+pub fn status(pid: Pid) -> io::Result<Status> {
+    let bytes = std::fs::read(format!("/proc/{pid}/status"))?;
+    let text = String::from_utf8_lossy(&bytes);
+    parse_status(&text).ok_or_else(|| unexpected("status", &text))
+}
+
+fn parse_status(text: &str) -> Option<Status> {
+    let field = |name: &str| {
+        text.lines().find_map(|line| line.strip_prefix(name).and_then(|rest| rest.strip_prefix(':'))).map(str::trim)
+    };
+    let numbers = |name: &str| -> Vec<i32> {
+        field(name).unwrap_or_default().split_whitespace().filter_map(|word| word.parse().ok()).collect()
+    };
+    Some(Status {
+        state: field("State")?.chars().next()?,
+        tracer: field("TracerPid")?.parse().ok().filter(|pid| *pid != 0).map(Pid),
+        ns_pids: numbers("NSpid"),
+        ns_groups: numbers("NSpgid"),
+        threads: field("Threads").and_then(|count| count.parse().ok()).unwrap_or(0),
+    })
+}
+
+impl Status {
+    /// Whether the process runs. `frozen` is what its cgroup says.
+    #[must_use]
+    pub fn condition(&self, frozen: bool) -> Condition {
+        // A leader that has ended is a zombie while its other threads go on: the process has not ended.
+        let ended = matches!(self.state, 'Z' | 'X') && self.threads <= 1;
+        if ended {
+            Condition::Gone
+        } else if self.tracer.is_some() || self.state == 't' {
+            Condition::Traced
+        } else if self.state == 'T' || frozen {
+            Condition::Held
+        } else {
+            Condition::Free
+        }
+    }
+
+    /// The state in words.
+    #[must_use]
+    pub fn state_name(&self) -> &'static str {
+        state_name(self.state)
+    }
+}
+
+/// A state letter in words.
+#[must_use]
+pub fn state_name(state: char) -> &'static str {
+    match state {
+        'R' => "running",
+        'S' => "sleeping",
+        'D' => "uninterruptible",
+        'T' => "stopped",
+        't' => "traced",
+        'Z' => "zombie",
+        'X' => "dead",
+        'I' => "idle",
+        _ => "unknown",
+    }
+}
+
+/// Basename of the executable of a live process.
+pub fn exe_name(pid: Pid) -> io::Result<String> {
+    let path = std::fs::read_link(format!("/proc/{pid}/exe"))?;
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    Ok(name.strip_suffix(" (deleted)").map(str::to_owned).unwrap_or(name))
+}
+
+/// The command line, words joined by spaces. For matching only: it never leaves the agent.
+pub fn command_line(pid: Pid) -> io::Result<String> {
+    let bytes = std::fs::read(format!("/proc/{pid}/cmdline"))?;
+    Ok(String::from_utf8_lossy(&bytes).trim_end_matches('\0').replace('\0', " "))
+}
+
+/// The threads of a process.
+pub fn threads(pid: Pid) -> io::Result<Vec<Tid>> {
+    let mut threads = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        if let Some(tid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
+            threads.push(Tid(tid));
+        }
+    }
+    Ok(threads)
+}
+
+/// All processes of the machine.
+pub fn processes() -> io::Result<Vec<Pid>> {
+    let names = std::fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    Ok(names.map(Pid).collect())
+}
+
+/// What a descriptor of a process is, as its link says (`socket:[1]`, `anon_inode:[eventpoll]`, a path).
+pub fn descriptor(pid: Pid, fd: i32) -> io::Result<String> {
+    let link: PathBuf = std::fs::read_link(format!("/proc/{pid}/fd/{fd}"))?;
+    Ok(link.to_string_lossy().into_owned())
+}
+
+/// The epoll descriptors of a process.
+pub fn epoll_descriptors(pid: Pid) -> io::Result<Vec<i32>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let entry = entry?;
+        let is_epoll = std::fs::read_link(entry.path()).is_ok_and(|link| link.as_os_str() == "anon_inode:[eventpoll]");
+        if is_epoll && let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
+            found.push(fd);
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// The process behind a pidfd of another process; `None` if the descriptor is no pidfd or its process has ended.
+pub fn pidfd_target(pid: Pid, fd: i32) -> io::Result<Option<Pid>> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}"))?;
+    Ok(parse_pidfd(&text))
+}
+
+fn parse_pidfd(text: &str) -> Option<Pid> {
+    text.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok().map(Pid)
+}
+
+/// Where a process runs: the container its cgroups name, else its namespaces.
+pub fn container(pid: Pid) -> io::Result<Container> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    if let Some(id) = container_id(&text) {
+        return Ok(Container::Named(id));
+    }
+    let namespace = |name: &str| std::fs::read_link(format!("/proc/{pid}/ns/{name}"));
+    let (pids, mounts) = (namespace("pid")?, namespace("mnt")?);
+    Ok(Container::Namespaces(format!("{} {}", pids.display(), mounts.display())))
+}
+
+/// The container id in a cgroup path: 64 hexadecimal digits, as containerd, CRI-O and Docker name them, bare or between a
+/// prefix and `.scope`. The last one of a path counts: nested containers come further down.
+fn container_id(text: &str) -> Option<String> {
+    text.lines().filter_map(|line| line.splitn(3, ':').nth(2)).find_map(|path| {
+        path.rsplit('/').find_map(|part| {
+            let part = part.strip_suffix(".scope").unwrap_or(part);
+            let id = part.rsplit(['-', ':']).next().unwrap_or(part);
+            (id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| id.to_owned())
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_may_call_itself_anything() {
+        let rest = "S 5 6 7 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4242 0 0";
+        let stat = parse_stat(&format!("12 (a) R 1 (b)) {rest}")).unwrap();
+        assert_eq!((stat.state, stat.parent, stat.start_ticks), ('S', Pid(5), 4242));
+        assert_eq!(parse_stat("12 (a"), None);
+    }
+
+    #[test]
+    fn a_dead_leader_with_live_threads_is_not_gone() {
+        let status = |text: &str| parse_status(text).unwrap();
+        let dead = status("State:\tZ (zombie)\nTracerPid:\t0\nNSpid:\t10\t3\nNSpgid:\t10\t3\nThreads:\t2\n");
+        assert_eq!(dead.condition(false), Condition::Free);
+        assert_eq!(dead.ns_pids, [10, 3]);
+        let zombie = status("State:\tZ (zombie)\nTracerPid:\t0\nThreads:\t1\n");
+        assert_eq!(zombie.condition(false), Condition::Gone);
+        let traced = status("State:\tS (sleeping)\nTracerPid:\t7\nThreads:\t1\n");
+        assert_eq!(traced.condition(false), Condition::Traced);
+        let sleeping = status("State:\tS (sleeping)\nTracerPid:\t0\nThreads:\t1\n");
+        assert_eq!((sleeping.condition(false), sleeping.condition(true)), (Condition::Free, Condition::Held));
+    }
+
+    #[test]
+    fn container_ids_are_found_in_the_forms_in_use() {
+        let id = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+        let forms = [
+            format!("0::/kubepods/burstable/pod12-34/{id}"),
+            format!("0::/kubepods.slice/kubepods-pod12_34.slice/cri-containerd-{id}.scope"),
+            format!("0::/kubepods.slice/kubepods-pod12.slice/crio-{id}.scope"),
+            format!("12:cpu:/docker/{id}"),
+            format!("0::/system.slice/docker-{id}.scope"),
+            format!("0::/kubepods-besteffort-pod1.slice:cri-containerd:{id}"),
+            format!("0::/kubepods/pod1/{id}/inner"),
+        ];
+        for form in forms {
+            assert_eq!(container_id(&form).as_deref(), Some(id), "{form}");
+        }
+        assert_eq!(container_id("0::/user.slice/session-1.scope"), None);
+    }
+
+    #[test]
+    fn pidfds_are_told_from_other_descriptors() {
+        assert_eq!(parse_pidfd("pos:\t0\nflags:\t02\nPid:\t77\nNSpid:\t77\n"), Some(Pid(77)));
+        assert_eq!(parse_pidfd("pos:\t0\nPid:\t-1\n"), None);
+        assert_eq!(parse_pidfd("pos:\t0\n"), None);
+    }
+}

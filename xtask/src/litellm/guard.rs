@@ -1,0 +1,134 @@
+//! The guard beside a proxy, `loopwarden watch`, and the lines it prints.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::lab::Lab;
+use super::process::{self, Process};
+use super::{engine, stop};
+use crate::cmd;
+
+/// Loading its hooks takes a guard some moments; then the proxy has to be seen polling.
+const READY_LIMIT: Duration = Duration::from_secs(30);
+/// It flushes its summary after SIGINT.
+const END_LIMIT: Duration = Duration::from_secs(10);
+
+/// A running guard; ended when dropped.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    process: Process,
+    lines: Arc<Mutex<Vec<Value>>>,
+    reader: Option<JoinHandle<()>>,
+    log: PathBuf,
+}
+
+impl Guard {
+    /// Starts a guard on a process and waits until it watches the process's loop.
+    pub(crate) fn start(
+        lab: &Lab,
+        program: &Path,
+        name: &str,
+        pid: u32,
+        grace: Duration,
+    ) -> Result<Self> {
+        let log = lab.run.path(&format!("{name}.guard.log"));
+        let grace = format!("{}ms", grace.as_millis());
+        let mut command = Command::new(program);
+        command
+            .args(["watch", "--json", "--enforce", "--engine", "query-engine-*"])
+            .args(["--grace", &grace, "--pid", &pid.to_string()])
+            // Its locks and budgets are of no concern to a guard of the system.
+            .env("LOOPWARDEN_RUN_DIR", lab.run.path("guard"))
+            .stdout(Stdio::piped())
+            .stderr(process::log_file(&log)?);
+        let process = Process::start("the guard", &mut command)?.ends_by(Signal::INT, END_LIMIT);
+        let mut guard = Self {
+            process,
+            lines: Arc::default(),
+            reader: None,
+            log,
+        };
+        if let Some(stdout) = guard.process.stdout() {
+            let lines = guard.lines.clone();
+            guard.reader = Some(std::thread::spawn(move || {
+                for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                    // A line that is no JSON is kept as text: the checks then show it.
+                    let value = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                    lines
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .push(value);
+                }
+            }));
+        }
+        let watches = stop::wait_for(READY_LIMIT, Duration::from_millis(20), || {
+            guard.check()?;
+            Ok((!of_type(&guard.lines(), "loop").is_empty()).then_some(()))
+        })?;
+        watches.with_context(|| {
+            format!("the guard has printed no line of type \"loop\" within {READY_LIMIT:?}; it said:\n{}", guard.said())
+        })?;
+        Ok(guard)
+    }
+
+    /// Fails when it has ended.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        if let Some(status) = self.process.status()? {
+            bail!("the guard ended ({status}); it said:\n{}", self.said());
+        }
+        Ok(())
+    }
+
+    /// What it has printed so far.
+    pub(crate) fn lines(&self) -> Vec<Value> {
+        self.lines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Ends it and gives all it has printed.
+    pub(crate) fn finish(mut self) -> Vec<Value> {
+        self.process.end();
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+        self.lines()
+    }
+
+    fn said(&self) -> String {
+        cmd::tail(&std::fs::read_to_string(&self.log).unwrap_or_default(), 15)
+    }
+}
+
+/// The lines of one type.
+pub(crate) fn of_type<'a>(lines: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    lines.iter().filter(|line| line["type"] == kind).collect()
+}
+
+/// The guard of this workspace, freshly built.
+pub(crate) fn build() -> Result<PathBuf> {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
+    engine::executable(
+        "loopwarden",
+        engine::cargo()
+            .args([
+                "build",
+                "--release",
+                "-p",
+                "loopwarden",
+                "--bin",
+                "loopwarden",
+                "--manifest-path",
+            ])
+            .arg(manifest),
+    )
+}

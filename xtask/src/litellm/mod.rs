@@ -1,0 +1,129 @@
+//! `cargo xtask litellm`: the real LiteLLM proxy through its incident, unguarded, guarded, and with its own fix.
+//!
+//! The proxies, prisma-client-py and PostgreSQL are the real ones, from their package registries; only Prisma's query engine is
+//! a stand-in (`xtask/engine`). The database is frozen by SIGSTOP, as `docker pause` does it, and `/health/liveliness` is probed
+//! every 100 ms throughout. One run prints one table and then the criteria it had to meet.
+//!
+//! Only processes that the run has started are signalled, each by its id. Everything listens on loopback.
+
+mod cluster;
+mod criteria;
+mod engine;
+mod guard;
+mod http;
+mod lab;
+mod probe;
+mod process;
+mod proxy;
+mod python;
+mod report;
+mod row;
+mod sampler;
+mod session;
+mod stop;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+
+use criteria::{Check, Strictness};
+use lab::{BEFORE_FIX, Lab, OWN_FIX};
+use row::{Plan, Row};
+
+/// Arguments
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Three runs with each grace, and the figures themselves as criteria instead of proportions
+    #[arg(long)]
+    full: bool,
+    /// The guard to run as `GUARD watch --json …`, instead of this workspace's own, built for the purpose
+    #[arg(long, value_name = "FILE")]
+    guard: Option<PathBuf>,
+    /// How long the database is frozen, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 25, value_parser = clap::value_parser!(u64).range(15..=300))]
+    freeze: u64,
+    /// Write everything that was measured to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Keep the logs of the run
+    #[arg(long)]
+    keep: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    stop::listen()?;
+    let mut lab = Lab::prepare()?;
+    let guard = args.guard.clone().map_or_else(guard::build, Ok)?;
+    let result = measure(args, &lab, &guard);
+    if args.keep || result.is_err() {
+        eprintln!("litellm: the logs are in {}", lab.run.keep().display());
+    }
+    verdict(&result?)
+}
+
+fn measure(args: &Args, lab: &Lab, guard: &Path) -> Result<Vec<Check>> {
+    let freeze = Duration::from_secs(args.freeze);
+    let mut rows = Vec::new();
+    for (number, plans) in sessions(args.full).iter().enumerate() {
+        rows.extend(session::run(lab, guard, number + 1, plans, freeze)?);
+    }
+    print!("{}", report::table(&rows));
+    if let Some(file) = &args.json {
+        write_json(file, &rows)?;
+    }
+    let strictness = if args.full {
+        Strictness::Figures
+    } else {
+        Strictness::Proportions
+    };
+    Ok(criteria::of(&rows, strictness))
+}
+
+/// Which proxies run at the same time. Two are what two cores carry without one slowing the other: they take turns at the
+/// moments that count, because their watchdogs do.
+fn sessions(full: bool) -> Vec<Vec<Plan>> {
+    let guarded = |grace| Plan {
+        version: BEFORE_FIX,
+        grace: Some(Duration::from_millis(grace)),
+    };
+    let alone = |version| Plan {
+        version,
+        grace: None,
+    };
+    let first = vec![alone(BEFORE_FIX), guarded(500)];
+    let shortest = vec![guarded(20), alone(OWN_FIX)];
+    if full {
+        vec![
+            first,
+            vec![guarded(500), guarded(500)],
+            shortest.clone(),
+            shortest.clone(),
+            shortest,
+        ]
+    } else {
+        vec![first, shortest]
+    }
+}
+
+fn write_json(file: &Path, rows: &[Row]) -> Result<()> {
+    let json = serde_json::to_string(rows).context("cannot write the results as JSON")?;
+    std::fs::write(file, json).with_context(|| format!("cannot write {}", file.display()))
+}
+
+fn verdict(checks: &[Check]) -> Result<()> {
+    for check in checks {
+        println!(
+            "{} {}",
+            if check.passed { "ok    " } else { "FAILED" },
+            check.text
+        );
+    }
+    let failed = checks.iter().filter(|check| !check.passed).count();
+    let summary = format!("{} passed, {failed} failed", checks.len() - failed);
+    println!("{summary}");
+    if failed > 0 {
+        bail!(summary);
+    }
+    Ok(())
+}
