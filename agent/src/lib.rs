@@ -6,6 +6,7 @@
 pub mod action;
 pub mod commands;
 pub mod config;
+pub mod demo;
 pub mod export;
 pub mod kernel;
 pub mod pipeline;

@@ -1,0 +1,138 @@
+//! Where the text for people goes: a picture redrawn in place on a terminal, else one plain line for each thing that
+//! happens. Always standard error, so that standard output stays pure JSON.
+
+use std::fmt::Write as _;
+use std::io::{IsTerminal as _, Write as _};
+
+use rustix::termios::tcgetwinsize;
+
+use super::picture::{Glyphs, Line, Span, coloured, plain};
+
+/// Sentences shown below the picture.
+const LOG_LINES: usize = 5;
+/// Lines that the picture takes at most, with its title and the sentences.
+const PICTURE_LINES: usize = 23;
+/// Wider is no clearer.
+const MAX_COLUMNS: usize = 140;
+
+/// The text for people.
+#[derive(Debug)]
+pub(super) struct Screen {
+    /// Lines of the frame that stands on the terminal; none if frames are not drawn.
+    drawn: Option<usize>,
+    colours: bool,
+    columns: usize,
+    log: Vec<Line>,
+    pub(super) glyphs: Glyphs,
+}
+
+impl Screen {
+    /// Looks at what standard error is. `shared`: JSON lines may go to the same terminal, so nothing can be redrawn.
+    pub(super) fn open(shared: bool) -> Self {
+        let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        let terminal =
+            std::io::stderr().is_terminal() && variable("TERM").is_some_and(|term| term != "dumb");
+        let size = tcgetwinsize(rustix::stdio::stderr())
+            .ok()
+            .filter(|size| size.ws_col > 0 && size.ws_row > 0);
+        let (columns, rows) = size.map_or((80, 24), |size| {
+            (usize::from(size.ws_col), usize::from(size.ws_row))
+        });
+        let room = rows > PICTURE_LINES && columns >= 60;
+        let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
+            .into_iter()
+            .find_map(variable);
+        let unicode = locale.is_none_or(|name| {
+            let name = name.to_string_lossy().to_ascii_lowercase();
+            name.contains("utf-8") || name.contains("utf8")
+        });
+        Self {
+            drawn: (terminal && room && !shared).then_some(0),
+            colours: terminal && variable("NO_COLOR").is_none(),
+            columns: columns.min(MAX_COLUMNS),
+            log: Vec::new(),
+            glyphs: if unicode {
+                Glyphs::UNICODE
+            } else {
+                Glyphs::ASCII
+            },
+        }
+    }
+
+    /// Width to draw for.
+    pub(super) fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Whether frames are wanted.
+    pub(super) fn draws(&self) -> bool {
+        self.drawn.is_some()
+    }
+
+    /// Tells of one thing, `seconds` into the show.
+    pub(super) fn note(&mut self, seconds: f64, sentence: Span) {
+        let line = vec![
+            (super::picture::FAINT, format!(" {seconds:>5.1} s  ")),
+            sentence,
+        ];
+        if self.draws() {
+            self.log.push(line);
+        } else {
+            self.print(&[line]);
+        }
+    }
+
+    /// Shows these lines for good, below all else.
+    pub(super) fn print(&mut self, lines: &[Line]) {
+        let mut text = String::new();
+        for line in lines {
+            text.push_str(&self.render(line));
+            text.push('\n');
+        }
+        // People may close their terminal; the result does not depend on it.
+        let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    }
+
+    /// Replaces the picture.
+    pub(super) fn frame(&mut self, picture: &[Line]) {
+        let Some(before) = self.drawn else { return };
+        let first = self.log.len().saturating_sub(LOG_LINES);
+        let lines = picture.iter().chain(&self.log[first..]);
+        let mut text = String::new();
+        if before > 0 {
+            let _ = write!(text, "\x1b[{before}A");
+        }
+        let mut count = 0;
+        for line in lines {
+            let _ = writeln!(
+                text,
+                "\r{}\x1b[K",
+                self.render(&cut(line, self.columns - 1))
+            );
+            count += 1;
+        }
+        text.push_str("\x1b[J");
+        self.drawn = Some(count);
+        let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    }
+
+    fn render(&self, line: &[Span]) -> String {
+        if self.colours {
+            coloured(line)
+        } else {
+            plain(line)
+        }
+    }
+}
+
+/// A line cut to a width, so that the terminal never wraps it.
+fn cut(line: &[Span], width: usize) -> Line {
+    let mut left = width;
+    line.iter()
+        .map(|(style, text)| {
+            let text: String = text.chars().take(left).collect();
+            left -= text.chars().count();
+            (*style, text)
+        })
+        .collect()
+}
