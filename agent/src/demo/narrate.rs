@@ -131,3 +131,126 @@ fn guard(note: &GuardNote) -> Option<String> {
         GuardNote::Watching { .. } | GuardNote::Closed { .. } => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(ms: u64) -> Mono {
+        Mono(ms * 1_000_000)
+    }
+
+    fn script() -> Script {
+        let spec = "2s/1s/3".parse().expect("a specification");
+        Script {
+            start: ms(0),
+            spec,
+            termination_grace: Duration::from_secs(3),
+        }
+    }
+
+    fn action(outcome: &str, refused_by: Option<&str>) -> Happening {
+        Happening::Guard(GuardNote::Action {
+            signal: "SIGKILL".into(),
+            outcome: outcome.into(),
+            refused_by: refused_by.map(str::to_owned),
+            busy_ms: 500.4,
+        })
+    }
+
+    #[test]
+    fn what_happens_is_told_in_a_line_that_fits() {
+        let mut story = Story::new(Side::Unprotected, 4_000_001, 50_000);
+        let cause = "child_wait".into();
+        for (at, what, expected) in [
+            (1, Happening::Sent, None),
+            (
+                2,
+                Happening::Ended(0, super::super::happening::Outcome::Answered),
+                None,
+            ),
+            (3, Happening::Probed(Verdict::Alive), None),
+            (
+                4,
+                Happening::Terminated,
+                Some("kubelet: 3 failures: SIGTERM"),
+            ),
+            (
+                5,
+                Happening::Frozen { engine: 4_000_002 },
+                Some("engine 4000002 is wedged"),
+            ),
+            (
+                6,
+                Happening::Probed(Verdict::Failed(2)),
+                Some("probe failed, 2 of 3"),
+            ),
+            (7, Happening::Probed(Verdict::Kill(3)), None),
+            (
+                8,
+                Happening::Terminated,
+                Some("SIGTERM; a frozen loop cannot react"),
+            ),
+            (9, Happening::Killed, Some("grace of 3s is over: SIGKILL")),
+            (
+                10,
+                Happening::Guard(GuardNote::Opened {
+                    busy_ms: 100.2,
+                    cause,
+                }),
+                Some("stall at 100 ms: child_wait"),
+            ),
+            (
+                11,
+                action("sent", None),
+                Some("ends the wedged engine at 500 ms: SIGKILL"),
+            ),
+            (
+                12,
+                action("refused", Some("not_told_to_end")),
+                Some("SIGKILL refused, not_told_to_end"),
+            ),
+            (13, action("ineffective", None), Some("SIGKILL ineffective")),
+            (25, Happening::Thawed, Some("free again after 20 ms")),
+            (26, Happening::Gone, None),
+            (
+                27,
+                Happening::Restarted { pid: 4_000_003 },
+                Some("container restarted, pid 4000003"),
+            ),
+        ] {
+            let text = sentence(&story, ms(at), &what, &script()).map(|(_, text)| text);
+            let fits = |text: &String| text.chars().count() <= 80 - " 100.0 s  ".len();
+            assert!(text.iter().all(fits), "{text:?}");
+            match expected {
+                Some(words) => assert!(
+                    text.as_ref().is_some_and(|text| text.contains(words)),
+                    "{what:?}: {text:?}"
+                ),
+                None => assert_eq!(text, None, "{what:?}"),
+            }
+            story.tell(ms(at), what);
+        }
+    }
+
+    #[test]
+    fn the_introduction_names_the_guard_s_plan_and_its_limits() {
+        let grace = Duration::from_millis(500);
+        let text = |plan| {
+            introduction(&script(), grace, plan)
+                .concat()
+                .into_iter()
+                .map(|(_, text)| text)
+                .collect::<String>()
+        };
+        assert!(
+            text(None).contains("period 2s, timeout 1s, 3 failures, grace 3s; about 16 s"),
+            "{}",
+            text(None)
+        );
+        assert!(!text(None).contains("guard"));
+        assert!(text(Some("tracepoint")).contains("watch --enforce --grace 500ms   (tracepoint)"));
+        assert!(text(Some("")).ends_with("--grace 500ms"));
+        assert!(text(Some(SAMPLING)).contains("acts only after 10s, too late for this kubelet"));
+    }
+}

@@ -136,3 +136,18 @@ fn cut(line: &[Span], width: usize) -> Line {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::picture::{BAD, PLAIN};
+    use super::*;
+
+    #[test]
+    fn lines_are_cut_across_their_pieces() {
+        let line = vec![(PLAIN, "──".to_owned()), (BAD, "frozen".to_owned())];
+        for (width, expected) in [(20, "──frozen"), (4, "──fr"), (2, "──"), (1, "─"), (0, "")]
+        {
+            assert_eq!(plain(&cut(&line, width)), expected);
+        }
+    }
+}

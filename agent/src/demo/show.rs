@@ -287,7 +287,10 @@ impl<'a> Show<'a> {
         self.lanes.iter_mut().try_for_each(Lane::wedge)?;
         self.note(
             clock::now(),
-            (STRONG, "the database stops answering: reconnect".into()),
+            (
+                STRONG,
+                "both servers lose their database and reconnect".into(),
+            ),
         );
         Ok(())
     }
