@@ -6,12 +6,14 @@ use std::io::{IsTerminal as _, Write as _};
 
 use rustix::termios::tcgetwinsize;
 
-use super::picture::{Glyphs, Line, Span, coloured, plain};
+use super::picture::{FAINT, Glyphs, Line, Span, coloured, plain};
 
 /// Sentences shown below the picture.
 const LOG_LINES: usize = 5;
 /// Lines that the picture takes at most, with its title and the sentences.
 const PICTURE_LINES: usize = 23;
+/// Seconds for which a printed line waits for others that happened before it and are told later.
+const SETTLING: f64 = 0.3;
 /// Wider is no clearer.
 const MAX_COLUMNS: usize = 140;
 
@@ -22,8 +24,9 @@ pub(super) struct Screen {
     drawn: Option<usize>,
     colours: bool,
     columns: usize,
-    log: Vec<Line>,
-    pub(super) glyphs: Glyphs,
+    /// What was told, by time. On a terminal all of it; else only what has not been printed yet.
+    log: Vec<(f64, Span)>,
+    glyphs: Glyphs,
 }
 
 impl Screen {
@@ -64,26 +67,38 @@ impl Screen {
         self.columns
     }
 
-    /// Whether frames are wanted.
-    pub(super) fn draws(&self) -> bool {
-        self.drawn.is_some()
+    /// Tells of one thing, `seconds` into the show. It may come a moment late: other things of that time are put in order.
+    pub(super) fn note(&mut self, seconds: f64, sentence: Span) {
+        let place = self.log.partition_point(|(before, _)| *before <= seconds);
+        self.log.insert(place, (seconds, sentence));
     }
 
-    /// Tells of one thing, `seconds` into the show.
-    pub(super) fn note(&mut self, seconds: f64, sentence: Span) {
-        let line = vec![
-            (super::picture::FAINT, format!(" {seconds:>5.1} s  ")),
-            sentence,
-        ];
-        if self.draws() {
-            self.log.push(line);
+    /// Shows what there is to show, `seconds` into the show. The picture is made only if it is wanted.
+    pub(super) fn refresh(&mut self, seconds: f64, picture: impl FnOnce(&Glyphs) -> Vec<Line>) {
+        if let Some(before) = self.drawn {
+            let picture = picture(&self.glyphs);
+            self.frame(before, &picture);
         } else {
-            self.print(&[line]);
+            self.print_log(seconds - SETTLING);
         }
     }
 
     /// Shows these lines for good, below all else.
     pub(super) fn print(&mut self, lines: &[Line]) {
+        if self.drawn.is_none() {
+            self.print_log(f64::INFINITY);
+        }
+        self.write(lines);
+    }
+
+    /// Prints what has been told of the time up to then.
+    fn print_log(&mut self, until: f64) {
+        let due = self.log.partition_point(|(at, _)| *at <= until);
+        let lines: Vec<Line> = self.log.drain(..due).map(told).collect();
+        self.write(&lines);
+    }
+
+    fn write(&self, lines: &[Line]) {
         let mut text = String::new();
         for line in lines {
             text.push_str(&self.render(line));
@@ -93,26 +108,23 @@ impl Screen {
         let _ = std::io::stderr().lock().write_all(text.as_bytes());
     }
 
-    /// Replaces the picture.
-    pub(super) fn frame(&mut self, picture: &[Line]) {
-        let Some(before) = self.drawn else { return };
+    /// Replaces the picture, which had so many lines before.
+    fn frame(&mut self, before: usize, picture: &[Line]) {
         let first = self.log.len().saturating_sub(LOG_LINES);
-        let lines = picture.iter().chain(&self.log[first..]);
+        let log: Vec<Line> = self.log[first..].iter().cloned().map(told).collect();
         let mut text = String::new();
         if before > 0 {
             let _ = write!(text, "\x1b[{before}A");
         }
-        let mut count = 0;
-        for line in lines {
+        for line in picture.iter().chain(&log) {
             let _ = writeln!(
                 text,
                 "\r{}\x1b[K",
                 self.render(&cut(line, self.columns - 1))
             );
-            count += 1;
         }
         text.push_str("\x1b[J");
-        self.drawn = Some(count);
+        self.drawn = Some(picture.len() + log.len());
         let _ = std::io::stderr().lock().write_all(text.as_bytes());
     }
 
@@ -123,6 +135,11 @@ impl Screen {
             plain(line)
         }
     }
+}
+
+/// A sentence after its time.
+fn told((seconds, sentence): (f64, Span)) -> Line {
+    vec![(FAINT, format!(" {seconds:>5.1} s  ")), sentence]
 }
 
 /// A line cut to a width, so that the terminal never wraps it.

@@ -284,15 +284,11 @@ impl<'a> Show<'a> {
     }
 
     fn wedge(&mut self) -> Result<()> {
-        self.lanes.iter_mut().try_for_each(Lane::wedge)?;
-        self.note(
-            clock::now(),
-            (
-                STRONG,
-                "both servers lose their database and reconnect".into(),
-            ),
-        );
-        Ok(())
+        let what = "both servers lose their database and reconnect";
+        let alone = "the server loses its database and reconnects";
+        let sentence = if self.args.unguarded { alone } else { what };
+        self.note(clock::now(), (STRONG, sentence.into()));
+        self.lanes.iter_mut().try_for_each(Lane::wedge)
     }
 
     fn act_as_kubelet(&mut self, now: Mono) -> Result<()> {
@@ -334,12 +330,13 @@ impl<'a> Show<'a> {
     }
 
     fn draw(&mut self, scale: &Scale, now: Mono) {
-        if self.screen.draws() {
-            let stories = self.lanes.iter().map(|lane| &lane.story);
-            let mut lines = picture::draw(stories, scale, &self.screen.glyphs, now);
+        let stories = self.lanes.iter().map(|lane| &lane.story);
+        let seconds = now.since(self.script.start).as_secs_f64();
+        self.screen.refresh(seconds, |glyphs| {
+            let mut lines = picture::draw(stories, scale, glyphs, now);
             lines.push(Line::new());
-            self.screen.frame(&lines);
-        }
+            lines
+        });
     }
 
     fn conclude(mut self, now: Mono) -> Result<u8> {
