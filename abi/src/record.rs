@@ -224,7 +224,10 @@ mod tests {
         for ns in edges.chain([0, 999, 1_000_000, 100_000_000, u64::MAX - 1]) {
             let bucket = bucket_of(ns);
             assert!(ns < bucket_bound(bucket), "{ns} in {bucket}");
-            assert!(bucket == 0 || ns >= bucket_bound(bucket - 1), "{ns} in {bucket}");
+            assert!(
+                bucket == 0 || ns >= bucket_bound(bucket - 1),
+                "{ns} in {bucket}"
+            );
         }
     }
 

@@ -6,9 +6,10 @@
 pub mod action;
 pub mod commands;
 pub mod config;
+pub mod demo;
 pub mod export;
 pub mod kernel;
 pub mod pipeline;
 pub mod rescue;
-pub mod wiring;
 pub mod target;
+pub mod wiring;

@@ -4,10 +4,16 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use loopwarden::commands::{doctor, watch};
+use loopwarden::demo;
 
 /// Watchdog for event loops: sees a stall while it lasts, says what the loop is stuck on, and frees it when that is safe.
 #[derive(Debug, Parser)]
-#[command(name = "loopwarden", version, propagate_version = true, max_term_width = 100)]
+#[command(
+    name = "loopwarden",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -16,6 +22,10 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Watch(watch::Args),
+    /// The incident, unprotected and protected, side by side: needs nothing but root
+    Demo(demo::Args),
+    #[command(hide = true)]
+    DemoRole(demo::RoleArgs),
     Doctor(doctor::Args),
     /// Print completions for a shell
     Completions {
@@ -25,13 +35,22 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).format_target(false).init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn"))
+        .format_target(false)
+        .init();
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Watch(args) => watch::run(args),
+        Command::Demo(args) => demo::run(&args),
+        Command::DemoRole(args) => demo::role(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "loopwarden", &mut std::io::stdout());
+            clap_complete::generate(
+                shell,
+                &mut Cli::command(),
+                "loopwarden",
+                &mut std::io::stdout(),
+            );
             Ok(0)
         }
     };

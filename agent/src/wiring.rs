@@ -29,7 +29,12 @@ pub fn settings_of(config: &Config, match_all: bool) -> Settings {
         per: config.limits.node_kills.per,
         pause: config.limits.pause,
     };
-    Settings { mode: config.mode, targets: targets.collect(), limits, match_all }
+    Settings {
+        mode: config.mode,
+        targets: targets.collect(),
+        limits,
+        match_all,
+    }
 }
 
 /// Matches processes against a configuration: the first target that matches has them.
@@ -39,13 +44,19 @@ pub struct ConfigRules(pub Config);
 impl Matching for ConfigRules {
     fn target(&self, pid: Pid, exe: &str, command_line: &str) -> Option<usize> {
         let matches = |target: &crate::config::Target| {
-            target.matcher.matches(pid, exe.as_bytes(), command_line.as_bytes())
+            target
+                .matcher
+                .matches(pid, exe.as_bytes(), command_line.as_bytes())
         };
         self.0.targets.iter().position(matches)
     }
 
     fn is_engine(&self, target: usize, exe: &str, command_line: &str) -> bool {
-        let engine = self.0.targets.get(target).and_then(|target| target.engine.as_ref());
+        let engine = self
+            .0
+            .targets
+            .get(target)
+            .and_then(|target| target.engine.as_ref());
         engine.is_some_and(|engine| engine.is_engine(exe.as_bytes(), command_line.as_bytes()))
     }
 }

@@ -1,11 +1,7 @@
 //! Running other programs, with errors that say what was run, how it ended and what it said.
 
 use std::process::{Command, Stdio};
-<<<<<<< HEAD
 use std::time::{Duration, Instant};
-=======
-use std::time::Instant;
->>>>>>> litellm
 
 use anyhow::{Context as _, Result, bail};
 
@@ -62,14 +58,11 @@ pub(crate) fn tail(text: &str, lines: usize) -> String {
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
-<<<<<<< HEAD
 /// A duration as minutes and seconds.
 pub(crate) fn minutes(time: Duration) -> String {
     format!("{}:{:02}", time.as_secs() / 60, time.as_secs() % 60)
 }
 
-=======
->>>>>>> litellm
 /// The clock of the tasks: how long a part took.
 #[expect(
     clippy::disallowed_methods,

@@ -5,22 +5,15 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-<<<<<<< HEAD
 mod bpf;
 mod cmd;
 mod demo;
-=======
-mod cmd;
->>>>>>> litellm
 mod ebpf;
 mod layout;
 mod litellm;
 mod setup;
-<<<<<<< HEAD
 mod tally;
 mod test;
-=======
->>>>>>> litellm
 mod vm;
 
 /// Build and test tasks that need more than cargo itself.

@@ -20,7 +20,9 @@ const DEFAULT_DIR: &str = "/run/loopwarden";
 #[derive(Debug, thiserror::Error)]
 pub enum GuardError {
     /// The folder is missing and cannot be made, or a file in it cannot be used.
-    #[error("cannot use {path}: {error}. The agent keeps locks and kill budgets there; it must be able to write it")]
+    #[error(
+        "cannot use {path}: {error}. The agent keeps locks and kill budgets there; it must be able to write it"
+    )]
     Io {
         /// Which.
         path: PathBuf,
@@ -28,7 +30,9 @@ pub enum GuardError {
         error: io::Error,
     },
     /// Others could write the folder.
-    #[error("{path} can be written by others than root (owner {owner}, mode {mode:o}): chown root and chmod 700 it")]
+    #[error(
+        "{path} can be written by others than root (owner {owner}, mode {mode:o}): chown root and chmod 700 it"
+    )]
     Unsafe {
         /// Which.
         path: PathBuf,
@@ -46,17 +50,30 @@ pub struct RunDir(PathBuf);
 impl RunDir {
     /// Opens the folder, made if missing, and checks that only its owner (root, or who runs the agent) may write it.
     pub fn open() -> Result<Self, GuardError> {
-        Self::at(std::env::var_os(RUN_DIR).map_or_else(|| PathBuf::from(DEFAULT_DIR), PathBuf::from))
+        Self::at(
+            std::env::var_os(RUN_DIR).map_or_else(|| PathBuf::from(DEFAULT_DIR), PathBuf::from),
+        )
     }
 
     fn at(path: PathBuf) -> Result<Self, GuardError> {
-        let wrong = |error| GuardError::Io { path: path.clone(), error };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(wrong)?;
+        let wrong = |error| GuardError::Io {
+            path: path.clone(),
+            error,
+        };
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .map_err(wrong)?;
         let found = fs::symlink_metadata(&path).map_err(wrong)?;
         let mode = found.mode() & 0o7777;
         let ours = found.uid() == 0 || found.uid() == rustix::process::geteuid().as_raw();
         if !found.is_dir() || !ours || mode & 0o022 != 0 {
-            return Err(GuardError::Unsafe { path, owner: found.uid(), mode });
+            return Err(GuardError::Unsafe {
+                path,
+                owner: found.uid(),
+                mode,
+            });
         }
         Ok(Self(path))
     }
@@ -64,7 +81,11 @@ impl RunDir {
     /// Files are named by host pid and start time: a reused pid is another process. The start is kept to hundredths of a
     /// second, because that is all an agent without BPF can see.
     fn file(&self, process: PidKey, suffix: &str) -> PathBuf {
-        self.0.join(format!("{}-{}.{suffix}", process.pid, process.start_ns / 10_000_000))
+        self.0.join(format!(
+            "{}-{}.{suffix}",
+            process.pid,
+            process.start_ns / 10_000_000
+        ))
     }
 
     /// Removes what belongs to processes that `alive` does not know.
@@ -74,7 +95,9 @@ impl RunDir {
         };
         for entry in entries.flatten() {
             let name = entry.file_name();
-            let pid = name.to_str().and_then(|name| name.split_once('-')?.0.parse().ok());
+            let pid = name
+                .to_str()
+                .and_then(|name| name.split_once('-')?.0.parse().ok());
             if pid.is_some_and(|pid| !alive(pid)) {
                 // Another agent may have been faster.
                 let _ = fs::remove_file(entry.path());
@@ -97,7 +120,10 @@ impl EnforcerLock {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(Self { _file: file })),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-            Err(error) => Err(GuardError::Io { path, error: error.into() }),
+            Err(error) => Err(GuardError::Io {
+                path,
+                error: error.into(),
+            }),
         }
     }
 }
@@ -111,7 +137,10 @@ fn open(path: &Path) -> Result<File, GuardError> {
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
         .open(path)
-        .map_err(|error| GuardError::Io { path: path.to_owned(), error })
+        .map_err(|error| GuardError::Io {
+            path: path.to_owned(),
+            error,
+        })
 }
 
 /// At most so many kills in so much time.
@@ -127,11 +156,21 @@ impl Budget {
     /// A budget that only this agent knows.
     #[must_use]
     pub fn new(count: usize, per: Duration) -> Self {
-        Self { count, per, spent: VecDeque::new(), file: None }
+        Self {
+            count,
+            per,
+            spent: VecDeque::new(),
+            file: None,
+        }
     }
 
     /// The budget of one loop process, with what earlier agents have spent (`CLOCK_MONOTONIC`, so within this boot).
-    pub fn of(dir: &RunDir, process: PidKey, count: usize, per: Duration) -> Result<Self, GuardError> {
+    pub fn of(
+        dir: &RunDir,
+        process: PidKey,
+        count: usize,
+        per: Duration,
+    ) -> Result<Self, GuardError> {
         let path = dir.file(process, "budget");
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
@@ -139,13 +178,25 @@ impl Budget {
             Err(error) => return Err(GuardError::Io { path, error }),
         };
         // A torn last line is a kill that may have happened: counting the readable ones errs by one at most.
-        let spent = text.lines().filter_map(|line| line.parse().ok().map(Mono)).collect();
-        Ok(Self { count, per, spent, file: Some(path) })
+        let spent = text
+            .lines()
+            .filter_map(|line| line.parse().ok().map(Mono))
+            .collect();
+        Ok(Self {
+            count,
+            per,
+            spent,
+            file: Some(path),
+        })
     }
 
     /// Whether nothing is left.
     pub fn is_spent(&mut self, now: Mono) -> bool {
-        while self.spent.front().is_some_and(|at| now.since(*at) > self.per) {
+        while self
+            .spent
+            .front()
+            .is_some_and(|at| now.since(*at) > self.per)
+        {
             self.spent.pop_front();
         }
         self.spent.len() >= self.count
@@ -157,7 +208,10 @@ impl Budget {
         let Some(path) = &self.file else {
             return Ok(());
         };
-        let wrong = |error| GuardError::Io { path: path.clone(), error };
+        let wrong = |error| GuardError::Io {
+            path: path.clone(),
+            error,
+        };
         let mut file = OpenOptions::new()
             .append(true)
             .create(true)
@@ -165,7 +219,8 @@ impl Budget {
             .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
             .open(path)
             .map_err(wrong)?;
-        file.write_all(format!("{}\n", now.0).as_bytes()).map_err(wrong)
+        file.write_all(format!("{}\n", now.0).as_bytes())
+            .map_err(wrong)
     }
 }
 
@@ -175,11 +230,15 @@ mod tests {
     use crate::pipeline::Pid;
 
     fn dir(name: &str) -> RunDir {
-        let path = std::env::temp_dir().join(format!("loopwarden-guard-{}-{name}", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("loopwarden-guard-{}-{name}", std::process::id()));
         RunDir::at(path).unwrap()
     }
 
-    const PROCESS: PidKey = PidKey { pid: Pid(42), start_ns: 77_000_000_000 };
+    const PROCESS: PidKey = PidKey {
+        pid: Pid(42),
+        start_ns: 77_000_000_000,
+    };
     const MINUTE: Duration = Duration::from_secs(60);
 
     #[test]
@@ -193,7 +252,10 @@ mod tests {
         let mut restarted = Budget::of(&dir, PROCESS, 2, MINUTE).unwrap();
         assert!(restarted.is_spent(now.plus(Duration::from_secs(2))));
         assert!(!restarted.is_spent(now.plus(MINUTE + Duration::from_millis(1))));
-        let reused = PidKey { start_ns: 78_000_000_000, ..PROCESS };
+        let reused = PidKey {
+            start_ns: 78_000_000_000,
+            ..PROCESS
+        };
         assert!(!Budget::of(&dir, reused, 2, MINUTE).unwrap().is_spent(now));
         fs::remove_dir_all(&dir.0).unwrap();
     }
@@ -214,14 +276,20 @@ mod tests {
         let dir = dir("open");
         let mode = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o777);
         fs::set_permissions(&dir.0, mode).unwrap();
-        assert!(matches!(RunDir::at(dir.0.clone()), Err(GuardError::Unsafe { .. })));
+        assert!(matches!(
+            RunDir::at(dir.0.clone()),
+            Err(GuardError::Unsafe { .. })
+        ));
         fs::remove_dir_all(&dir.0).unwrap();
     }
 
     #[test]
     fn leftovers_of_ended_processes_are_swept() {
         let dir = dir("sweep");
-        Budget::of(&dir, PROCESS, 2, MINUTE).unwrap().spend(Mono(5)).unwrap();
+        Budget::of(&dir, PROCESS, 2, MINUTE)
+            .unwrap()
+            .spend(Mono(5))
+            .unwrap();
         dir.sweep(|pid| pid == 42);
         assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 1);
         dir.sweep(|_| false);

@@ -21,7 +21,10 @@ impl Child {
     pub fn open(key: PidKey) -> Result<Self, Errno> {
         let raw = i32::try_from(key.pid.0).map_err(|_| Errno::SRCH)?;
         let pid = rustix::process::Pid::from_raw(raw).ok_or(Errno::SRCH)?;
-        Ok(Self { key, pidfd: pidfd_open(pid, PidfdFlags::empty())? })
+        Ok(Self {
+            key,
+            pidfd: pidfd_open(pid, PidfdFlags::empty())?,
+        })
     }
 
     /// Whether it has ended: a zombie counts as ended, whatever signals it still takes.
@@ -36,7 +39,10 @@ impl Child {
             Signal::Term => rustix::process::Signal::TERM,
             Signal::Kill => rustix::process::Signal::KILL,
         };
-        #[expect(clippy::disallowed_methods, reason = "the one place that signals, after re-verification")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the one place that signals, after re-verification"
+        )]
         rustix::process::pidfd_send_signal(&self.pidfd, signal)
     }
 }
@@ -52,7 +58,13 @@ pub fn strike(
     let child = match Child::open(key) {
         Ok(child) => child,
         Err(Errno::SRCH) => return (Outcome::Gone, None, None),
-        Err(error) => return (Outcome::Failed, None, Some(format!("pidfd_open({}) failed: {error}", key.pid))),
+        Err(error) => {
+            return (
+                Outcome::Failed,
+                None,
+                Some(format!("pidfd_open({}) failed: {error}", key.pid)),
+            );
+        }
     };
     if let Err(refusal) = verify() {
         return (Outcome::Refused(refusal), None, None);
@@ -64,11 +76,18 @@ pub fn strike(
         Ok(()) => (Outcome::Sent, Some(child), None),
         Err(Errno::SRCH) => (Outcome::Gone, None, None),
         Err(Errno::PERM) => {
-            let why = format!("pidfd_send_signal({}) was refused: the agent needs CAP_KILL", key.pid);
+            let why = format!(
+                "pidfd_send_signal({}) was refused: the agent needs CAP_KILL",
+                key.pid
+            );
             (Outcome::Refused(Refusal::NoPermission), None, Some(why))
         }
         Err(error) => {
-            let why = format!("pidfd_send_signal({}, {}) failed: {error}", key.pid, signal.name());
+            let why = format!(
+                "pidfd_send_signal({}, {}) failed: {error}",
+                key.pid,
+                signal.name()
+            );
             (Outcome::Failed, None, Some(why))
         }
     }
@@ -87,7 +106,10 @@ mod tests {
     }
 
     fn key(process: &Process) -> PidKey {
-        PidKey { pid: Pid(process.id()), start_ns: 1 }
+        PidKey {
+            pid: Pid(process.id()),
+            start_ns: 1,
+        }
     }
 
     #[test]
@@ -115,7 +137,10 @@ mod tests {
         });
         assert_eq!(outcome, Outcome::Refused(Refusal::WaitOver));
         assert!(asked.get() && child.is_none());
-        assert!(process.try_wait().unwrap().is_none(), "the process must live");
+        assert!(
+            process.try_wait().unwrap().is_none(),
+            "the process must live"
+        );
         process.kill().unwrap();
         process.wait().unwrap();
     }

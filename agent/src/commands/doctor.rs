@@ -21,14 +21,26 @@ pub fn run(args: &Args) -> Result<u8> {
     let sensor = kernel::sensor(loopwarden_abi::Settings::default());
     let plan = sensor.plan();
     let mut out = std::io::stdout().lock();
-    let broken = plan.verdicts.values().any(|verdict| matches!(verdict, Verdict::Broken(_)));
+    let broken = plan
+        .verdicts
+        .values()
+        .any(|verdict| matches!(verdict, Verdict::Broken(_)));
     if args.json {
         let verdicts: BTreeMap<_, _> = plan
             .verdicts
             .iter()
-            .map(|(name, verdict)| (name, json!({"verdict": verdict.name(), "reason": verdict.reason()})))
+            .map(|(name, verdict)| {
+                (
+                    name,
+                    json!({"verdict": verdict.name(), "reason": verdict.reason()}),
+                )
+            })
             .collect();
-        writeln!(out, "{}", json!({"type": "doctor", "plan": plan.way.name(), "verdicts": verdicts}))?;
+        writeln!(
+            out,
+            "{}",
+            json!({"type": "doctor", "plan": plan.way.name(), "verdicts": verdicts})
+        )?;
     } else {
         writeln!(out, "Loops are watched by: {}", explain(plan.way))?;
         for (name, verdict) in &plan.verdicts {
@@ -44,7 +56,11 @@ pub fn run(args: &Args) -> Result<u8> {
 fn explain(way: Way) -> &'static str {
     match way {
         Way::Fentry => "fentry (the few system calls needed, no cost to others)",
-        Way::Tracepoint => "tracepoints of single system calls (some 80 ns more for every system call of the machine)",
-        Way::Sampling => "sampling procfs (slower to notice; who told a child to end stays unknown)",
+        Way::Tracepoint => {
+            "tracepoints of single system calls (some 80 ns more for every system call of the machine)"
+        }
+        Way::Sampling => {
+            "sampling procfs (slower to notice; who told a child to end stays unknown)"
+        }
     }
 }

@@ -56,13 +56,26 @@ impl Output {
     pub(super) fn start(sinks: Sinks) -> io::Result<Self> {
         let (jobs, inbox) = sync_channel(QUEUE);
         let dropped = Arc::new(AtomicU64::new(0));
-        let writer = Writer { sinks, lines: Lines::default(), dropped: dropped.clone() };
-        let thread = std::thread::Builder::new().name("output".into()).spawn(move || writer.run(&inbox))?;
-        Ok(Self { jobs, dropped, thread: Some(thread) })
+        let writer = Writer {
+            sinks,
+            lines: Lines::default(),
+            dropped: dropped.clone(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("output".into())
+            .spawn(move || writer.run(&inbox))?;
+        Ok(Self {
+            jobs,
+            dropped,
+            thread: Some(thread),
+        })
     }
 
     pub(super) fn teller(&self) -> Teller {
-        Teller { jobs: self.jobs.clone(), dropped: self.dropped.clone() }
+        Teller {
+            jobs: self.jobs.clone(),
+            dropped: self.dropped.clone(),
+        }
     }
 
     /// Writes a line of the command's own.
@@ -94,7 +107,14 @@ impl Writer {
             let clock = wall_clock();
             let dropped = self.dropped.swap(0, Ordering::Relaxed);
             if dropped > 0 {
-                self.notice(&Notice::Lost { at: clock::now(), what: "output_full".into(), count: dropped }, clock);
+                self.notice(
+                    &Notice::Lost {
+                        at: clock::now(),
+                        what: "output_full".into(),
+                        count: dropped,
+                    },
+                    clock,
+                );
             }
             match job {
                 Job::Notice(notice) => self.notice(&notice, clock),
@@ -132,7 +152,10 @@ fn write_line(sink: &mut Option<Box<dyn Write + Send>>, line: &str) {
     let Some(out) = sink else {
         return;
     };
-    let written = out.write_all(line.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
+    let written = out
+        .write_all(line.as_bytes())
+        .and_then(|()| out.write_all(b"\n"))
+        .and_then(|()| out.flush());
     if let Err(error) = written {
         log::warn!("writing lines failed: {error}; going on without them");
         *sink = None;
@@ -141,6 +164,9 @@ fn write_line(sink: &mut Option<Box<dyn Write + Send>>, line: &str) {
 
 /// The wall clock of this moment.
 pub(super) fn wall_clock() -> WallClock {
-    #[expect(clippy::disallowed_methods, reason = "lines carry wall-clock time; nothing is decided by it")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "lines carry wall-clock time; nothing is decided by it"
+    )]
     WallClock::tie(clock::now(), SystemTime::now())
 }

@@ -69,7 +69,11 @@ pub fn run(args: Args) -> Result<u8> {
     let output = Output::start(sinks).context("cannot start the output thread")?;
     let teller = output.teller();
 
-    let mut command = if args.command.is_empty() { None } else { Some(spawn(&args)?) };
+    let mut command = if args.command.is_empty() {
+        None
+    } else {
+        Some(spawn(&args)?)
+    };
     if let Some(command) = &command {
         targets.push(open_process(command.id())?);
     }
@@ -87,12 +91,19 @@ pub fn run(args: Args) -> Result<u8> {
     handle.watch(pids.iter().map(|pid| (*pid, 0)).collect());
 
     let reason = wait(&signals, &mut targets, command.as_mut())?;
-    let status = command.as_mut().map(Child::wait).transpose().context("cannot wait for the command")?;
+    let status = command
+        .as_mut()
+        .map(Child::wait)
+        .transpose()
+        .context("cannot wait for the command")?;
     let _ = handle.stop();
     let at = clock::now();
     let pid = pids.first().copied().unwrap_or(Pid(0));
     let code = status.map(exit_code);
-    output.line(Lines::ended(at, pid, reason, code.map(i32::from), wall_clock()), String::new());
+    output.line(
+        Lines::ended(at, pid, reason, code.map(i32::from), wall_clock()),
+        String::new(),
+    );
     output.finish();
     Ok(code.unwrap_or(0))
 }
@@ -100,30 +111,44 @@ pub fn run(args: Args) -> Result<u8> {
 fn sinks(args: &Args) -> Result<Sinks> {
     let json: Option<Box<dyn io::Write + Send>> = match &args.output {
         Some(path) => {
-            let file = File::create(path).with_context(|| format!("cannot write --output {}", path.display()))?;
+            let file = File::create(path)
+                .with_context(|| format!("cannot write --output {}", path.display()))?;
             Some(Box::new(file))
         }
         None if args.json => Some(Box::new(io::stdout())),
         None => None,
     };
-    let text: Option<Box<dyn io::Write + Send>> = if args.json { None } else { Some(Box::new(io::stderr())) };
+    let text: Option<Box<dyn io::Write + Send>> = if args.json {
+        None
+    } else {
+        Some(Box::new(io::stderr()))
+    };
     Ok(Sinks { json, text })
 }
 
 fn catch_signals() -> Result<SignalFd> {
     let mut set = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
+    for signal in [
+        Signal::SIGINT,
+        Signal::SIGTERM,
+        Signal::SIGHUP,
+        Signal::SIGQUIT,
+    ] {
         set.add(signal);
     }
     set.thread_block().context("cannot block signals")?;
-    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).context("cannot make a signalfd")
+    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .context("cannot make a signalfd")
 }
 
 /// Says which plan is in force where that is not the usual one.
 fn announce(sensor: &dyn Sensor) {
     let plan = sensor.plan();
     if plan.way == kernel::Way::Sampling {
-        let why = plan.verdicts.get("way.tracepoint").map_or("", |verdict| verdict.reason());
+        let why = plan
+            .verdicts
+            .get("way.tracepoint")
+            .map_or("", |verdict| verdict.reason());
         log::warn!(
             "eBPF cannot be used here, so loops are sampled through procfs: slower to notice, and who told a child to end \
              stays unknown ({why}). See `loopwarden doctor`"
@@ -132,12 +157,18 @@ fn announce(sensor: &dyn Sensor) {
 }
 
 fn open_process(pid: u32) -> Result<(Pid, OwnedFd)> {
-    let known = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    let known = i32::try_from(pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
     let known = known.with_context(|| format!("--pid {pid} is no process id"))?;
     match pidfd_open(known, PidfdFlags::empty()) {
         Ok(pidfd) => Ok((Pid(pid), pidfd)),
-        Err(rustix::io::Errno::SRCH) => bail!("there is no process {pid}: give the id of a running process, not of a thread"),
-        Err(rustix::io::Errno::INVAL) => bail!("{pid} is a thread, not a process: give the id of its process (ps -o tgid)"),
+        Err(rustix::io::Errno::SRCH) => {
+            bail!("there is no process {pid}: give the id of a running process, not of a thread")
+        }
+        Err(rustix::io::Errno::INVAL) => {
+            bail!("{pid} is a thread, not a process: give the id of its process (ps -o tgid)")
+        }
         Err(error) => bail!("cannot open process {pid}: {error}"),
     }
 }
@@ -150,25 +181,45 @@ fn spawn(args: &Args) -> Result<Child> {
     command.args(rest);
     if args.json && args.output.is_none() {
         // So that stdout stays pure JSON.
-        let stderr = io::stderr().as_fd().try_clone_to_owned().context("cannot hand stderr to the command")?;
+        let stderr = io::stderr()
+            .as_fd()
+            .try_clone_to_owned()
+            .context("cannot hand stderr to the command")?;
         command.stdout(Stdio::from(stderr));
     }
-    command.spawn().with_context(|| format!("cannot start `{program}`"))
+    command
+        .spawn()
+        .with_context(|| format!("cannot start `{program}`"))
 }
 
 /// Waits until all targets have ended or somebody asks us to end.
-fn wait(signals: &SignalFd, targets: &mut Vec<(Pid, OwnedFd)>, mut command: Option<&mut Child>) -> Result<&'static str> {
+fn wait(
+    signals: &SignalFd,
+    targets: &mut Vec<(Pid, OwnedFd)>,
+    mut command: Option<&mut Child>,
+) -> Result<&'static str> {
     while !targets.is_empty() {
         let mut fds = vec![PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN)];
-        fds.extend(targets.iter().map(|(_, pidfd)| PollFd::new(pidfd, PollFlags::IN)));
+        fds.extend(
+            targets
+                .iter()
+                .map(|(_, pidfd)| PollFd::new(pidfd, PollFlags::IN)),
+        );
         match poll(&mut fds, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error).context("waiting for the watched processes failed"),
         }
-        let ended: Vec<bool> = fds.iter().skip(1).map(|fd| !fd.revents().is_empty()).collect();
+        let ended: Vec<bool> = fds
+            .iter()
+            .skip(1)
+            .map(|fd| !fd.revents().is_empty())
+            .collect();
         let mut ended = ended.into_iter();
         targets.retain(|_| !ended.next().unwrap_or(false));
-        if let Some(signal) = signals.read_signal().context("reading the signalfd failed")? {
+        if let Some(signal) = signals
+            .read_signal()
+            .context("reading the signalfd failed")?
+        {
             let Some(child) = command.as_deref_mut() else {
                 return Ok("interrupted");
             };
@@ -180,18 +231,30 @@ fn wait(signals: &SignalFd, targets: &mut Vec<(Pid, OwnedFd)>, mut command: Opti
 }
 
 fn forward(child: &Child, signal: u32) {
-    let raw = i32::try_from(signal).ok().and_then(rustix::process::Signal::from_named_raw);
-    let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
+    let raw = i32::try_from(signal)
+        .ok()
+        .and_then(rustix::process::Signal::from_named_raw);
+    let pid = i32::try_from(child.id())
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
     if let (Some(signal), Some(pid)) = (raw, pid) {
-        #[expect(clippy::disallowed_methods, reason = "passes a signal meant for the command on to our own child")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "passes a signal meant for the command on to our own child"
+        )]
         if let Err(error) = rustix::process::kill_process(pid, signal) {
-            log::warn!("passing signal {} on to the command failed: {error}", signal.as_raw());
+            log::warn!(
+                "passing signal {} on to the command failed: {error}",
+                signal.as_raw()
+            );
         }
     }
 }
 
 fn exit_code(status: ExitStatus) -> u8 {
-    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+    let code = status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal))
+        .unwrap_or(1);
     u8::try_from(code).unwrap_or(1)
 }
-

@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Map, Value, json};
 
 use crate::pipeline::{
-    ActionNotice, Cause, CauseKind, EndedBy, LoopId, LoopInfo, LoopTotals, Mono, Notice, Outcome, Pid, StallView,
+    ActionNotice, Cause, CauseKind, EndedBy, LoopId, LoopInfo, LoopTotals, Mono, Notice, Outcome,
+    Pid, StallView,
 };
 
 /// The wall clock, tied to the clock of the events.
@@ -21,7 +22,10 @@ impl WallClock {
     /// Ties the two clocks together at one moment; do it again now and then, because the wall clock can be set.
     #[must_use]
     pub fn tie(mono: Mono, wall: SystemTime) -> Self {
-        Self { mono, wall: wall.duration_since(UNIX_EPOCH).unwrap_or_default() }
+        Self {
+            mono,
+            wall: wall.duration_since(UNIX_EPOCH).unwrap_or_default(),
+        }
     }
 
     fn at(self, mono: Mono) -> Duration {
@@ -39,7 +43,10 @@ impl WallClock {
         let (year, month, day) = date(wall.as_secs() / 86_400);
         let second = wall.as_secs() % 86_400;
         let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:06}Z", wall.subsec_micros())
+        format!(
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:06}Z",
+            wall.subsec_micros()
+        )
     }
 
     /// Time of day with milliseconds, UTC, for people.
@@ -54,11 +61,16 @@ fn date(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468;
     let era = shifted / 146_097;
     let day_of_era = shifted % 146_097;
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_index = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_index + 2) / 5 + 1;
-    let month = if month_index < 10 { month_index + 3 } else { month_index - 9 };
+    let month = if month_index < 10 {
+        month_index + 3
+    } else {
+        month_index - 9
+    };
     (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
 
@@ -85,7 +97,9 @@ impl Lines {
                 *tally.stalls.entry(view.cause.kind).or_default() += 1;
                 tally.stalled += view.busy;
             }
-            Notice::Action { info, action } if matches!(action.outcome, Outcome::Sent | Outcome::WouldSend) => {
+            Notice::Action { info, action }
+                if matches!(action.outcome, Outcome::Sent | Outcome::WouldSend) =>
+            {
                 self.tallies.entry(info.id).or_default().actions += 1;
             }
             _ => {}
@@ -103,16 +117,27 @@ impl Lines {
                 line.insert("plan".into(), json!(info.plan));
                 Value::Object(line)
             }
-            Notice::StallOpened { info, view } => Value::Object(stall("stall_opened", info, view, clock)),
-            Notice::StallUpdated { info, view } => Value::Object(stall("stall_updated", info, view, clock)),
-            Notice::StallClosed { info, view, rescued, ended_by } => {
+            Notice::StallOpened { info, view } => {
+                Value::Object(stall("stall_opened", info, view, clock))
+            }
+            Notice::StallUpdated { info, view } => {
+                Value::Object(stall("stall_updated", info, view, clock))
+            }
+            Notice::StallClosed {
+                info,
+                view,
+                rescued,
+                ended_by,
+            } => {
                 let mut line = stall("stall_closed", info, view, clock);
                 line.insert("rescued".into(), json!(rescued));
                 line.insert("ended_by".into(), json!(ended_by));
                 Value::Object(line)
             }
             Notice::Action { info, action } => Value::Object(action_line(info, action, clock)),
-            Notice::LoopEnded { at, info, totals, .. } => self.summary(*at, info, totals, clock),
+            Notice::LoopEnded {
+                at, info, totals, ..
+            } => self.summary(*at, info, totals, clock),
             Notice::Lost { at, what, count } => json!({
                 "type": "lost", "time": clock.rfc3339(*at), "mono_ns": at.0, "pid": Value::Null, "tid": Value::Null,
                 "what": what, "count": count,
@@ -124,8 +149,11 @@ impl Lines {
     fn summary(&self, at: Mono, info: &LoopInfo, totals: &LoopTotals, clock: WallClock) -> Value {
         let tally = self.tallies.get(&info.id).cloned().unwrap_or_default();
         let quantile = |q| totals.histogram.quantile(q, totals.max).map_or(0.0, millis);
-        let stalls: Map<String, Value> =
-            tally.stalls.iter().map(|(kind, count)| (kind.name().to_owned(), json!(count))).collect();
+        let stalls: Map<String, Value> = tally
+            .stalls
+            .iter()
+            .map(|(kind, count)| (kind.name().to_owned(), json!(count)))
+            .collect();
         let mut line = head("summary", at, info, clock);
         line.insert("iterations".into(), json!(totals.iterations));
         let busy = json!({"p50": quantile(0.5), "p90": quantile(0.9), "p99": quantile(0.99), "max": millis(totals.max)});
@@ -152,13 +180,40 @@ impl Lines {
     #[must_use]
     pub fn text(&self, notice: &Notice, clock: WallClock) -> Option<String> {
         let (at, line) = match notice {
-            Notice::Loop { at, info } => {
-                (*at, format!("{} is an event loop polling with {}; watched by {}", name(info), info.poller, info.plan))
-            }
-            Notice::StallOpened { info, view } => (view.at, format!("{} STALLED for {}: {}", name(info), busy(view), cause(&view.cause))),
-            Notice::StallUpdated { info, view } => (view.at, format!("{} stalled for {}: {}", name(info), busy(view), cause(&view.cause))),
+            Notice::Loop { at, info } => (
+                *at,
+                format!(
+                    "{} is an event loop polling with {}; watched by {}",
+                    name(info),
+                    info.poller,
+                    info.plan
+                ),
+            ),
+            Notice::StallOpened { info, view } => (
+                view.at,
+                format!(
+                    "{} STALLED for {}: {}",
+                    name(info),
+                    busy(view),
+                    cause(&view.cause)
+                ),
+            ),
+            Notice::StallUpdated { info, view } => (
+                view.at,
+                format!(
+                    "{} stalled for {}: {}",
+                    name(info),
+                    busy(view),
+                    cause(&view.cause)
+                ),
+            ),
             Notice::Action { info, action } => (action.at, action_text(info, action)),
-            Notice::StallClosed { info, view, rescued, ended_by } => {
+            Notice::StallClosed {
+                info,
+                view,
+                rescued,
+                ended_by,
+            } => {
                 let end = match (rescued, ended_by) {
                     (true, _) => "RESCUED: the loop runs again",
                     (false, EndedBy::Poll) => "the loop runs again",
@@ -166,9 +221,19 @@ impl Lines {
                     (false, EndedBy::Exec) => "the process ran another program",
                     (false, EndedBy::Detached) => "not watched any more",
                 };
-                (view.at, format!("{} after {}: {end} ({})", name(info), busy(view), cause(&view.cause)))
+                (
+                    view.at,
+                    format!(
+                        "{} after {}: {end} ({})",
+                        name(info),
+                        busy(view),
+                        cause(&view.cause)
+                    ),
+                )
             }
-            Notice::LoopEnded { at, info, totals, .. } => (*at, self.summary_text(info, totals)),
+            Notice::LoopEnded {
+                at, info, totals, ..
+            } => (*at, self.summary_text(info, totals)),
             Notice::Lost { at, what, count } => (*at, format!("lost {count} x {what}")),
             Notice::EngineWait { .. } => return None,
         };
@@ -188,7 +253,11 @@ impl Lines {
             millis(totals.max)
         );
         let count: u64 = tally.stalls.values().sum();
-        let _ = write!(text, "; {count} stalls, {:.1} ms in all", millis(tally.stalled));
+        let _ = write!(
+            text,
+            "; {count} stalls, {:.1} ms in all",
+            millis(tally.stalled)
+        );
         for (kind, count) in &tally.stalls {
             let _ = write!(text, ", {count} x {}", kind.name());
         }
@@ -197,7 +266,10 @@ impl Lines {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "milliseconds for people and JSON; 53 bits of microseconds are 285 years")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "milliseconds for people and JSON; 53 bits of microseconds are 285 years"
+)]
 fn millis(span: Duration) -> f64 {
     // To the microsecond: more digits would only look exact.
     (span.as_nanos() / 1000) as f64 / 1000.0
@@ -249,12 +321,20 @@ fn action_line(info: &LoopInfo, action: &ActionNotice, clock: WallClock) -> Map<
 }
 
 fn name(info: &LoopInfo) -> String {
-    let thread = if info.id.tid.0 == info.id.process.pid.0 { String::new() } else { format!("/{}", info.id.tid) };
+    let thread = if info.id.tid.0 == info.id.process.pid.0 {
+        String::new()
+    } else {
+        format!("/{}", info.id.tid)
+    };
     format!("{}[{}{thread}]", info.exe, info.id.process.pid)
 }
 
 fn busy(view: &StallView) -> String {
-    let bound = if view.busy_is_lower_bound { "at least " } else { "" };
+    let bound = if view.busy_is_lower_bound {
+        "at least "
+    } else {
+        ""
+    };
     format!("{bound}{:.1} ms", millis(view.busy))
 }
 
@@ -273,13 +353,24 @@ fn cause(cause: &Cause) -> String {
 }
 
 fn action_text(info: &LoopInfo, action: &ActionNotice) -> String {
-    let (signal, child) = (action.signal.name(), format!("{}[{}]", action.child_exe, action.child));
+    let (signal, child) = (
+        action.signal.name(),
+        format!("{}[{}]", action.child_exe, action.child),
+    );
     let waited = format!("after {:.1} ms", millis(action.busy));
     let mut text = match action.outcome {
         Outcome::Sent => format!("{}: sent {signal} to {child} {waited}", name(info)),
-        Outcome::WouldSend => format!("{}: would send {signal} to {child} {waited} (observe mode)", name(info)),
+        Outcome::WouldSend => format!(
+            "{}: would send {signal} to {child} {waited} (observe mode)",
+            name(info)
+        ),
         Outcome::Refused(refusal) => {
-            format!("{}: no {signal} to {child} {waited}: {}: {}", name(info), refusal.name(), refusal.sentence())
+            format!(
+                "{}: no {signal} to {child} {waited}: {}: {}",
+                name(info),
+                refusal.name(),
+                refusal.sentence()
+            )
         }
         Outcome::Failed => format!("{}: {signal} to {child} failed {waited}", name(info)),
         Outcome::Gone => format!("{}: {child} was gone before {signal} {waited}", name(info)),
@@ -297,9 +388,18 @@ mod tests {
 
     #[test]
     fn times_are_rfc3339() {
-        let clock = WallClock { mono: Mono(5_000_000_000), wall: Duration::from_micros(1_709_210_096_789_012) };
-        assert_eq!(clock.rfc3339(Mono(5_000_000_000)), "2024-02-29T12:34:56.789012Z");
-        assert_eq!(clock.rfc3339(Mono(4_000_000_000)), "2024-02-29T12:34:55.789012Z");
+        let clock = WallClock {
+            mono: Mono(5_000_000_000),
+            wall: Duration::from_micros(1_709_210_096_789_012),
+        };
+        assert_eq!(
+            clock.rfc3339(Mono(5_000_000_000)),
+            "2024-02-29T12:34:56.789012Z"
+        );
+        assert_eq!(
+            clock.rfc3339(Mono(4_000_000_000)),
+            "2024-02-29T12:34:55.789012Z"
+        );
         assert_eq!(clock.time_of_day(Mono(5_000_000_000)), "12:34:56.789");
         assert_eq!(date(0), (1970, 1, 1));
         assert_eq!(date(20_778), (2026, 11, 21));

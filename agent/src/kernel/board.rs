@@ -36,11 +36,18 @@ impl Board {
                 0,
             )
         };
-        let failed = || KernelError::Map { step: "map", map: "LOOPS".into(), error: io::Error::last_os_error().to_string() };
+        let failed = || KernelError::Map {
+            step: "map",
+            map: "LOOPS".into(),
+            error: io::Error::last_os_error().to_string(),
+        };
         if base == libc::MAP_FAILED {
             return Err(failed());
         }
-        Ok(Self { base: NonNull::new(base.cast()).ok_or_else(failed)?, bytes })
+        Ok(Self {
+            base: NonNull::new(base.cast()).ok_or_else(failed)?,
+            bytes,
+        })
     }
 
     fn at(&self, slot: u32) -> Option<*mut LoopRecord> {

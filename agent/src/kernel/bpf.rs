@@ -9,8 +9,9 @@ use std::sync::Arc;
 use aya::maps::{HashMap as BpfMap, Map, MapData, PerCpuArray, RingBuf};
 use aya::programs::Iter;
 use loopwarden_abi::{
-    BUCKETS, Counter, Event, KEYS, KeyCount, LoopRecord, MAX_LOOPS, NO_DEADLINE, PollKey, SLOT_IGNORED, STATE_BUSY,
-    STATE_POLLING, STATE_UNKNOWN, TASK_DESCENDANT, TASK_WATCHED, TaskEntry, TaskListing, ThreadEntry, names,
+    BUCKETS, Counter, Event, KEYS, KeyCount, LoopRecord, MAX_LOOPS, NO_DEADLINE, PollKey,
+    SLOT_IGNORED, STATE_BUSY, STATE_POLLING, STATE_UNKNOWN, TASK_DESCENDANT, TASK_WATCHED,
+    TaskEntry, TaskListing, ThreadEntry, names,
 };
 
 use super::board::Board;
@@ -39,7 +40,10 @@ pub struct BpfSensor {
 
 impl fmt::Debug for BpfSensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BpfSensor").field("plan", &self.loaded.plan.way).field("slots", &self.slots).finish_non_exhaustive()
+        f.debug_struct("BpfSensor")
+            .field("plan", &self.loaded.plan.way)
+            .field("slots", &self.slots)
+            .finish_non_exhaustive()
     }
 }
 
@@ -53,7 +57,11 @@ impl BpfSensor {
         let ring = take(&mut loaded, names::EVENTS)?;
         let Some(Map::Array(loops)) = loops else {
             let error = "the object has no array of that name".to_owned();
-            return Err(KernelError::Map { step: "open", map: names::LOOPS.to_owned(), error });
+            return Err(KernelError::Map {
+                step: "open",
+                map: names::LOOPS.to_owned(),
+                error,
+            });
         };
         let board = Arc::new(Board::map(loops.fd())?);
         let free = (0..MAX_LOOPS).collect();
@@ -85,8 +93,15 @@ fn take<M>(loaded: &mut Loaded, name: &str) -> Result<M, KernelError>
 where
     M: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
 {
-    let wrong = |error: String| KernelError::Map { step: "open", map: name.to_owned(), error };
-    let map = loaded.ebpf.take_map(name).ok_or_else(|| wrong("the object has none of that name".into()))?;
+    let wrong = |error: String| KernelError::Map {
+        step: "open",
+        map: name.to_owned(),
+        error,
+    };
+    let map = loaded
+        .ebpf
+        .take_map(name)
+        .ok_or_else(|| wrong("the object has none of that name".into()))?;
     M::try_from(map).map_err(|error| wrong(error.to_string()))
 }
 
@@ -118,14 +133,30 @@ impl Sensor for BpfSensor {
         }
     }
 
-    fn know(&mut self, pid: Pid, start_ns: u64, parent: Pid, watched: bool) -> Result<(), KernelError> {
-        let flags = if watched { TASK_WATCHED | TASK_DESCENDANT } else { TASK_DESCENDANT };
-        let entry = TaskEntry { start_ns, parent: parent.0, flags };
-        self.tasks.insert(pid.0, TaskValue(entry), 0).map_err(|error| KernelError::Map {
-            step: "insert into",
-            map: names::TASKS.to_owned(),
-            error: error.to_string(),
-        })
+    fn know(
+        &mut self,
+        pid: Pid,
+        start_ns: u64,
+        parent: Pid,
+        watched: bool,
+    ) -> Result<(), KernelError> {
+        let flags = if watched {
+            TASK_WATCHED | TASK_DESCENDANT
+        } else {
+            TASK_DESCENDANT
+        };
+        let entry = TaskEntry {
+            start_ns,
+            parent: parent.0,
+            flags,
+        };
+        self.tasks
+            .insert(pid.0, TaskValue(entry), 0)
+            .map_err(|error| KernelError::Map {
+                step: "insert into",
+                map: names::TASKS.to_owned(),
+                error: error.to_string(),
+            })
     }
 
     fn forget(&mut self, pid: Pid) {
@@ -156,7 +187,10 @@ impl Sensor for BpfSensor {
 
     fn release(&mut self, tid: Tid, ignore: bool) {
         if ignore {
-            let entry = ThreadValue(ThreadEntry { slot: SLOT_IGNORED, pad: 0 });
+            let entry = ThreadValue(ThreadEntry {
+                slot: SLOT_IGNORED,
+                pad: 0,
+            });
             let _ = self.threads.insert(tid.0, entry, 0);
         } else {
             let _ = self.threads.remove(&tid.0);
@@ -200,8 +234,16 @@ impl Sensor for BpfSensor {
             .into_iter()
             .map(|counter| {
                 let per_cpu = self.counters.get(&(counter as u32), 0);
-                let sum = per_cpu.map_or(0, |values| values.iter().fold(0, |sum: u64, value| sum.wrapping_add(*value)));
-                let own = if counter == Counter::SlotsFull { self.refused_slots } else { 0 };
+                let sum = per_cpu.map_or(0, |values| {
+                    values
+                        .iter()
+                        .fold(0, |sum: u64, value| sum.wrapping_add(*value))
+                });
+                let own = if counter == Counter::SlotsFull {
+                    self.refused_slots
+                } else {
+                    0
+                };
                 (counter.name(), sum + own)
             })
             .collect();
@@ -214,7 +256,11 @@ fn initial_record(adoption: &Adoption) -> LoopRecord {
     let none = PollKey { class: 0, fd: -1 };
     let (state, since, deadline) = match adoption.beat {
         Beat::Unknown => (STATE_UNKNOWN, 0, NO_DEADLINE),
-        Beat::Polling { since, deadline } => (STATE_POLLING, since.0, deadline.map_or(NO_DEADLINE, |at| at.0)),
+        Beat::Polling { since, deadline } => (
+            STATE_POLLING,
+            since.0,
+            deadline.map_or(NO_DEADLINE, |at| at.0),
+        ),
         Beat::Busy { since } => (STATE_BUSY, since.0, NO_DEADLINE),
     };
     let mut record = LoopRecord {
@@ -241,7 +287,10 @@ fn initial_record(adoption: &Adoption) -> LoopRecord {
         wait_info: 0,
         wait_announced: 0,
         wait_waitid: 0,
-        keys: [KeyCount { key: none, count: 0 }; KEYS],
+        keys: [KeyCount {
+            key: none,
+            count: 0,
+        }; KEYS],
         hist: [0; BUCKETS],
         own: convert::poll_key(adoption.own),
         stall_after_ns: adoption.stall_after_ns,
@@ -263,13 +312,26 @@ fn initial_record(adoption: &Adoption) -> LoopRecord {
 }
 
 fn list_tasks(ebpf: &mut aya::Ebpf) -> Result<Vec<Listed>, String> {
-    let program = ebpf.program_mut("list_tasks").ok_or("the object has no task iterator")?;
-    let program: &mut Iter = program.try_into().map_err(|error: aya::programs::ProgramError| error.to_string())?;
+    let program = ebpf
+        .program_mut("list_tasks")
+        .ok_or("the object has no task iterator")?;
+    let program: &mut Iter = program
+        .try_into()
+        .map_err(|error: aya::programs::ProgramError| error.to_string())?;
     let id = program.attach().map_err(|error| error.to_string())?;
     let link = program.take_link(id).map_err(|error| error.to_string())?;
     let mut file = link.into_file().map_err(|error| error.to_string())?;
     let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-    let listed = bytes.chunks_exact(size_of::<TaskListing>()).filter_map(read_plain::<TaskListing>);
-    Ok(listed.map(|task| Listed { pid: Pid(task.tgid), parent: Pid(task.parent), start_ns: task.start_ns }).collect())
+    file.read_to_end(&mut bytes)
+        .map_err(|error| error.to_string())?;
+    let listed = bytes
+        .chunks_exact(size_of::<TaskListing>())
+        .filter_map(read_plain::<TaskListing>);
+    Ok(listed
+        .map(|task| Listed {
+            pid: Pid(task.tgid),
+            parent: Pid(task.parent),
+            start_ns: task.start_ns,
+        })
+        .collect())
 }

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use loopwarden_abi::{
-    BUCKETS, CLASS_EPOLL, CLASS_POLL, CLASS_SELECT, Event, EventKind, LoopRecord, NO_DEADLINE, PollKey, STATE_BUSY,
-    STATE_POLLING, TASK_WATCHED, WAIT_ANY, WAIT_END_FAILED, WAIT_END_OTHER, WAIT_END_POLLED, WAIT_END_REAPED,
-    WAIT_GROUP, WAIT_PID, WAIT_PIDFD, bucket_bound,
+    BUCKETS, CLASS_EPOLL, CLASS_POLL, CLASS_SELECT, Event, EventKind, LoopRecord, NO_DEADLINE,
+    PollKey, STATE_BUSY, STATE_POLLING, TASK_WATCHED, WAIT_ANY, WAIT_END_FAILED, WAIT_END_OTHER,
+    WAIT_END_POLLED, WAIT_END_REAPED, WAIT_GROUP, WAIT_PID, WAIT_PIDFD, bucket_bound,
 };
 
 use crate::pipeline::event::{
-    Awaited, Beat, KernelEvent, NestedReading, PollClass, Poller, Reading, WaitEnd, WaitOptions, WaitReading, What,
+    Awaited, Beat, KernelEvent, NestedReading, PollClass, Poller, Reading, WaitEnd, WaitOptions,
+    WaitReading, What,
 };
 use crate::pipeline::{Histogram, LoopTotals, Mono, Pid, Tid};
 
@@ -62,17 +63,32 @@ pub fn wait_key(awaited: Awaited) -> (u32, i32) {
 /// An event; `None` if it makes no sense.
 pub fn event(event: &Event) -> Option<KernelEvent> {
     let what = what(event)?;
-    Some(KernelEvent { at: Mono(event.time), pid: Pid(event.tgid), tid: Tid(event.tid), what })
+    Some(KernelEvent {
+        at: Mono(event.time),
+        pid: Pid(event.tgid),
+        tid: Tid(event.tid),
+        what,
+    })
 }
 
 fn what(event: &Event) -> Option<What> {
     let is = |kind: EventKind| event.kind == kind as u32;
     let since = Mono(event.since);
     Some(if is(EventKind::PollerSeen) {
-        What::PollerSeen { poller: poller(event.key)?, syscall: event.extra }
+        What::PollerSeen {
+            poller: poller(event.key)?,
+            syscall: event.extra,
+        }
     } else if is(EventKind::WaitBegan) {
-        let options = WaitOptions { bits: event.extra, waitid: event.flags != 0 };
-        What::WaitBegan { start: since, awaited: awaited(event.arg, event.id)?, options }
+        let options = WaitOptions {
+            bits: event.extra,
+            waitid: event.flags != 0,
+        };
+        What::WaitBegan {
+            start: since,
+            awaited: awaited(event.arg, event.id)?,
+            options,
+        }
     } else if is(EventKind::WaitEnded) {
         let how = match event.arg {
             WAIT_END_REAPED => WaitEnd::Reaped,
@@ -83,7 +99,10 @@ fn what(event: &Event) -> Option<What> {
         };
         What::WaitEnded { start: since, how }
     } else if is(EventKind::NestedPoll) {
-        What::NestedPoll { start: since, poller: poller(event.key)? }
+        What::NestedPoll {
+            start: since,
+            poller: poller(event.key)?,
+        }
     } else if is(EventKind::LoopPolled) {
         What::LoopPolled { since }
     } else if is(EventKind::PollOverran) {
@@ -91,17 +110,36 @@ fn what(event: &Event) -> Option<What> {
     } else if is(EventKind::Forked) {
         let ns_pid = (event.id > 0).then_some(event.id);
         let watched = event.extra & TASK_WATCHED != 0;
-        What::Forked { parent: Pid(event.arg), ns_pid, start_ns: event.since, watched }
+        What::Forked {
+            parent: Pid(event.arg),
+            ns_pid,
+            start_ns: event.since,
+            watched,
+        }
     } else if is(EventKind::Execed) {
-        let end = event.exe.iter().position(|byte| *byte == 0).unwrap_or(event.exe.len());
+        let end = event
+            .exe
+            .iter()
+            .position(|byte| *byte == 0)
+            .unwrap_or(event.exe.len());
         let exe = String::from_utf8_lossy(&event.exe[..end]).into_owned();
-        What::Execed { parent: Pid(event.arg), start_ns: event.since, exe }
+        What::Execed {
+            parent: Pid(event.arg),
+            start_ns: event.since,
+            exe,
+        }
     } else if is(EventKind::Exited) {
-        What::Exited { start_ns: event.since, status: event.id }
+        What::Exited {
+            start_ns: event.since,
+            status: event.id,
+        }
     } else if is(EventKind::ThreadEnded) {
         What::ThreadEnded
     } else if is(EventKind::Signalled) {
-        What::Signalled { sender: Pid(event.arg), signal: event.id }
+        What::Signalled {
+            sender: Pid(event.arg),
+            signal: event.id,
+        }
     } else {
         return None;
     })
@@ -112,26 +150,49 @@ pub fn reading(record: &LoopRecord) -> Reading {
     let beat = match record.state {
         STATE_POLLING => {
             let deadline = (record.deadline != NO_DEADLINE).then_some(Mono(record.deadline));
-            Beat::Polling { since: Mono(record.since), deadline }
+            Beat::Polling {
+                since: Mono(record.since),
+                deadline,
+            }
         }
-        STATE_BUSY => Beat::Busy { since: Mono(record.since) },
+        STATE_BUSY => Beat::Busy {
+            since: Mono(record.since),
+        },
         _ => Beat::Unknown,
     };
-    let wait = (record.wait_start != 0).then(|| awaited(record.wait_which, record.wait_id)).flatten().map(|awaited| {
-        WaitReading {
+    let wait = (record.wait_start != 0)
+        .then(|| awaited(record.wait_which, record.wait_id))
+        .flatten()
+        .map(|awaited| WaitReading {
             start: Mono(record.wait_start),
             call: (record.wait_call != 0).then_some(Mono(record.wait_call)),
             calls: record.wait_calls,
             awaited,
-            options: WaitOptions { bits: record.wait_options, waitid: record.wait_waitid != 0 },
-        }
-    });
+            options: WaitOptions {
+                bits: record.wait_options,
+                waitid: record.wait_waitid != 0,
+            },
+        });
     let nested = (record.nested_since != 0)
         .then(|| poller(record.nested_key))
         .flatten()
-        .map(|poller| NestedReading { poller, first: Mono(record.nested_first) });
-    let pollers = record.keys.iter().filter_map(|entry| Some((poller(entry.key)?, entry.count))).collect();
-    Reading { beat, syscall: record.syscall, iterations: record.iterations, wait, nested, pollers }
+        .map(|poller| NestedReading {
+            poller,
+            first: Mono(record.nested_first),
+        });
+    let pollers = record
+        .keys
+        .iter()
+        .filter_map(|entry| Some((poller(entry.key)?, entry.count)))
+        .collect();
+    Reading {
+        beat,
+        syscall: record.syscall,
+        iterations: record.iterations,
+        wait,
+        nested,
+        pollers,
+    }
 }
 
 /// A record's counts.

@@ -6,7 +6,9 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
     /// The kernel publishes no type information.
-    #[error("cannot read the kernel's type information at {path}: {error}. The kernel needs CONFIG_DEBUG_INFO_BTF=y")]
+    #[error(
+        "cannot read the kernel's type information at {path}: {error}. The kernel needs CONFIG_DEBUG_INFO_BTF=y"
+    )]
     NoBtf {
         /// The file.
         path: &'static str,
@@ -14,7 +16,9 @@ pub enum KernelError {
         error: String,
     },
     /// The kernel's type information lacks a field.
-    #[error("this kernel's type information has no {field}, which the eBPF programs read. Please report the kernel version")]
+    #[error(
+        "this kernel's type information has no {field}, which the eBPF programs read. Please report the kernel version"
+    )]
     NoField {
         /// Which.
         field: String,

@@ -38,7 +38,10 @@ pub enum Outcome {
 
 /// Probes this kernel, chooses and attaches.
 pub fn load(settings: Settings) -> Outcome {
-    let mut facts = Facts { wanted: wanted(), ..Facts::default() };
+    let mut facts = Facts {
+        wanted: wanted(),
+        ..Facts::default()
+    };
     if facts.wanted == Some(Way::Sampling) {
         return Outcome::Refused(choose(&facts));
     }
@@ -52,10 +55,17 @@ pub fn load(settings: Settings) -> Outcome {
                 Ok((verdicts, links)) => {
                     let plan = Plan { verdicts, ..plan };
                     let tracefs = tracefs.map(|found| found.origin);
-                    return Outcome::Loaded(Box::new(Loaded { ebpf, plan, tracefs, links }));
+                    return Outcome::Loaded(Box::new(Loaded {
+                        ebpf,
+                        plan,
+                        tracefs,
+                        links,
+                    }));
                 }
                 // The way looked possible and is not: note why, and choose again.
-                Err(error) if plan.way == Way::Fentry => facts.fentry_refused = Some(error.to_string()),
+                Err(error) if plan.way == Way::Fentry => {
+                    facts.fentry_refused = Some(error.to_string())
+                }
                 Err(error) => facts.tracefs_refused = Some(error.to_string()),
             }
         },
@@ -78,23 +88,31 @@ fn wanted() -> Option<Way> {
     let word = std::env::var("LOOPWARDEN_PLAN").ok()?;
     let way = Way::parse(&word);
     if way.is_none() && word != "auto" {
-        log::warn!("LOOPWARDEN_PLAN is `{word}`; allowed are auto, fentry, tracepoint and sampling. Using auto");
+        log::warn!(
+            "LOOPWARDEN_PLAN is `{word}`; allowed are auto, fentry, tracepoint and sampling. Using auto"
+        );
     }
     way
 }
 
-fn probe(facts: &mut Facts, settings: Settings) -> Result<(Ebpf, Btf, Option<Tracefs>), KernelError> {
+fn probe(
+    facts: &mut Facts,
+    settings: Settings,
+) -> Result<(Ebpf, Btf, Option<Tracefs>), KernelError> {
     if !super::namespace::is_initial() {
         return Err(KernelError::PidNamespace);
     }
     let types = KernelTypes::read()?;
     let offsets = types.offsets()?;
     let calls = || POLL_CALLS.into_iter().chain(WAIT_CALLS);
-    facts.functions = calls().filter(|call| types.has_function(&function_of(call))).collect();
+    facts.functions = calls()
+        .filter(|call| types.has_function(&function_of(call)))
+        .collect();
     let tracefs = match Tracefs::open() {
         Ok(tracefs) => {
-            facts.tracepoints =
-                calls().filter(|call| tracefs.id("syscalls", &format!("sys_enter_{call}")).is_ok()).collect();
+            facts.tracepoints = calls()
+                .filter(|call| tracefs.id("syscalls", &format!("sys_enter_{call}")).is_ok())
+                .collect();
             Some(tracefs)
         }
         Err(error) => {
@@ -109,19 +127,23 @@ fn probe(facts: &mut Facts, settings: Settings) -> Result<(Ebpf, Btf, Option<Tra
 
 /// The kernel's own function behind a system call.
 fn function_of(call: &str) -> String {
-    let prefix = if cfg!(target_arch = "aarch64") { "__arm64" } else { "__x64" };
+    let prefix = if cfg!(target_arch = "aarch64") {
+        "__arm64"
+    } else {
+        "__x64"
+    };
     format!("{prefix}_sys_{call}")
 }
 
 fn open_object(btf: &Btf, offsets: Offsets, settings: Settings) -> Result<Ebpf, KernelError> {
     let path = std::env::var_os("LOOPWARDEN_BPF_OBJECT");
-    let fresh = match &path {
-        Some(path) => Some(
-            std::fs::read(path)
-                .map_err(|error| KernelError::Load(format!("{}: {error}", path.to_string_lossy())))?,
-        ),
-        None => None,
-    };
+    let fresh =
+        match &path {
+            Some(path) => Some(std::fs::read(path).map_err(|error| {
+                KernelError::Load(format!("{}: {error}", path.to_string_lossy()))
+            })?),
+            None => None,
+        };
     let offsets = super::plain::bytes_of(&offsets).to_vec();
     let settings = super::plain::bytes_of(&settings).to_vec();
     EbpfLoader::new()
@@ -159,7 +181,12 @@ fn explain(error: &dyn std::error::Error) -> String {
 
 type Attached = (BTreeMap<String, Verdict>, Vec<TracepointLink>);
 
-fn attach_all(ebpf: &mut Ebpf, btf: &Btf, tracefs: Option<&Tracefs>, plan: &Plan) -> Result<Attached, KernelError> {
+fn attach_all(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    tracefs: Option<&Tracefs>,
+    plan: &Plan,
+) -> Result<Attached, KernelError> {
     let mut verdicts = plan.verdicts.clone();
     let mut links = Vec::new();
     for call in &plan.calls {
@@ -192,7 +219,11 @@ fn attach_all(ebpf: &mut Ebpf, btf: &Btf, tracefs: Option<&Tracefs>, plan: &Plan
 }
 
 fn program_error(step: &'static str, program: &str, error: &dyn std::error::Error) -> KernelError {
-    KernelError::Program { step, program: program.to_owned(), error: explain(error) }
+    KernelError::Program {
+        step,
+        program: program.to_owned(),
+        error: explain(error),
+    }
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<P, KernelError>
@@ -200,19 +231,26 @@ where
     P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
 {
     let missing = || KernelError::Load(format!("the object has no program `{name}`"));
-    P::try_from(ebpf.program_mut(name).ok_or_else(missing)?).map_err(|error| program_error("find", name, &error))
+    P::try_from(ebpf.program_mut(name).ok_or_else(missing)?)
+        .map_err(|error| program_error("find", name, &error))
 }
 
 fn attach_function(ebpf: &mut Ebpf, btf: &Btf, call: &str) -> Result<(), KernelError> {
     let function = function_of(call);
     let name = format!("fentry_{call}");
     let entry: &mut FEntry = program(ebpf, &name)?;
-    entry.load(&function, btf).map_err(|error| program_error("load", &name, &error))?;
-    entry.attach().map_err(|error| program_error("attach", &name, &error))?;
+    entry
+        .load(&function, btf)
+        .map_err(|error| program_error("load", &name, &error))?;
+    entry
+        .attach()
+        .map_err(|error| program_error("attach", &name, &error))?;
     let name = format!("fexit_{call}");
     let exit: &mut FExit = program(ebpf, &name)?;
-    exit.load(&function, btf).map_err(|error| program_error("load", &name, &error))?;
-    exit.attach().map_err(|error| program_error("attach", &name, &error))?;
+    exit.load(&function, btf)
+        .map_err(|error| program_error("load", &name, &error))?;
+    exit.attach()
+        .map_err(|error| program_error("attach", &name, &error))?;
     Ok(())
 }
 
@@ -222,11 +260,19 @@ fn attach_tracepoints(
     call: &str,
     links: &mut Vec<TracepointLink>,
 ) -> Result<(), KernelError> {
-    for (name, event) in [(format!("enter_{call}"), format!("sys_enter_{call}")), (format!("exit_{call}"), format!("sys_exit_{call}"))] {
+    for (name, event) in [
+        (format!("enter_{call}"), format!("sys_enter_{call}")),
+        (format!("exit_{call}"), format!("sys_exit_{call}")),
+    ] {
         let hook: &mut TracePoint = program(ebpf, &name)?;
-        hook.load().map_err(|error| program_error("load", &name, &error))?;
-        let id = tracefs.id("syscalls", &event).map_err(|error| program_error("find the tracepoint of", &name, &error))?;
-        let fd = hook.fd().map_err(|error| program_error("load", &name, &error))?;
+        hook.load()
+            .map_err(|error| program_error("load", &name, &error))?;
+        let id = tracefs
+            .id("syscalls", &event)
+            .map_err(|error| program_error("find the tracepoint of", &name, &error))?;
+        let fd = hook
+            .fd()
+            .map_err(|error| program_error("load", &name, &error))?;
         links.push(attach(fd.as_fd(), id).map_err(|error| program_error("attach", &name, &error))?);
     }
     Ok(())
@@ -234,12 +280,16 @@ fn attach_tracepoints(
 
 fn attach_raw(ebpf: &mut Ebpf, tracepoint: &str, name: &str) -> Result<(), KernelError> {
     let hook: &mut RawTracePoint = program(ebpf, name)?;
-    hook.load().map_err(|error| program_error("load", name, &error))?;
-    hook.attach(tracepoint).map_err(|error| program_error("attach", name, &error))?;
+    hook.load()
+        .map_err(|error| program_error("load", name, &error))?;
+    hook.attach(tracepoint)
+        .map_err(|error| program_error("attach", name, &error))?;
     Ok(())
 }
 
 fn load_iterator(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), KernelError> {
     let iterator: &mut Iter = program(ebpf, "list_tasks")?;
-    iterator.load("task", btf).map_err(|error| program_error("load", "list_tasks", &error))
+    iterator
+        .load("task", btf)
+        .map_err(|error| program_error("load", "list_tasks", &error))
 }

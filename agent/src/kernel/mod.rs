@@ -34,7 +34,8 @@ pub fn sensor(settings: loopwarden_abi::Settings) -> Box<dyn Sensor> {
                 Ok(sensor) => Box::new(sensor),
                 Err(error) => {
                     plan.way = Way::Sampling;
-                    plan.verdicts.insert("maps".to_owned(), Verdict::Broken(error.to_string()));
+                    plan.verdicts
+                        .insert("maps".to_owned(), Verdict::Broken(error.to_string()));
                     Box::new(Sampler::new(plan))
                 }
             }

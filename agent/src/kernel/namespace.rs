@@ -6,5 +6,6 @@ const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
 /// Whether this process lives in the initial PID namespace. If the link cannot be read, it is not shown, so no.
 #[must_use]
 pub fn is_initial() -> bool {
-    std::fs::read_link("/proc/self/ns/pid").is_ok_and(|name| name.as_os_str() == INITIAL_PID_NAMESPACE)
+    std::fs::read_link("/proc/self/ns/pid")
+        .is_ok_and(|name| name.as_os_str() == INITIAL_PID_NAMESPACE)
 }

@@ -26,13 +26,20 @@ impl std::fmt::Debug for KernelTypes {
 impl KernelTypes {
     /// Reads the running kernel's BTF.
     pub fn read() -> Result<Self, KernelError> {
-        Btf::from_file(VMLINUX).map(Self).map_err(|error| KernelError::NoBtf { path: VMLINUX, error: error.to_string() })
+        Btf::from_file(VMLINUX)
+            .map(Self)
+            .map_err(|error| KernelError::NoBtf {
+                path: VMLINUX,
+                error: error.to_string(),
+            })
     }
 
     /// Whether the kernel has a traceable function of that name.
     #[must_use]
     pub fn has_function(&self, name: &str) -> bool {
-        self.0.resolve_types_by_name(name).is_ok_and(|types| types.iter().any(|kind| matches!(kind, Type::Func(_))))
+        self.0
+            .resolve_types_by_name(name)
+            .is_ok_and(|types| types.iter().any(|kind| matches!(kind, Type::Func(_))))
     }
 
     /// Every offset the kernel half needs.
@@ -61,7 +68,9 @@ impl KernelTypes {
     }
 
     fn structure(&self, name: &str) -> Result<btf_rs::Struct, KernelError> {
-        let missing = || KernelError::NoField { field: format!("struct {name}") };
+        let missing = || KernelError::NoField {
+            field: format!("struct {name}"),
+        };
         let types = self.0.resolve_types_by_name(name).map_err(|_| missing())?;
         types
             .into_iter()
@@ -74,12 +83,16 @@ impl KernelTypes {
 
     fn size(&self, name: &str) -> Result<u32, KernelError> {
         let size = self.structure(name)?.size();
-        u32::try_from(size).map_err(|_| KernelError::NoField { field: format!("struct {name}") })
+        u32::try_from(size).map_err(|_| KernelError::NoField {
+            field: format!("struct {name}"),
+        })
     }
 
     /// The offset of a member, through named members in `path` and any anonymous structure around them.
     fn offset(&self, structure: &str, path: &[&str]) -> Result<u32, KernelError> {
-        let field = || KernelError::NoField { field: format!("{structure}.{}", path.join(".")) };
+        let field = || KernelError::NoField {
+            field: format!("{structure}.{}", path.join(".")),
+        };
         let mut inside = Type::Struct(self.structure(structure)?);
         let mut bits = 0;
         for name in path {

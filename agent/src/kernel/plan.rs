@@ -7,7 +7,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// The poll calls: the beat of a loop.
-pub const POLL_CALLS: [&str; 7] = ["epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "ppoll", "select", "pselect6"];
+pub const POLL_CALLS: [&str; 7] = [
+    "epoll_wait",
+    "epoll_pwait",
+    "epoll_pwait2",
+    "poll",
+    "ppoll",
+    "select",
+    "pselect6",
+];
 /// The calls that wait for a child.
 pub const WAIT_CALLS: [&str; 2] = ["wait4", "waitid"];
 /// Raw tracepoints: process lifecycle and signals.
@@ -43,7 +51,9 @@ impl Way {
     /// The way a word names.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
-        [Way::Fentry, Way::Tracepoint, Way::Sampling].into_iter().find(|way| way.name() == word)
+        [Way::Fentry, Way::Tracepoint, Way::Sampling]
+            .into_iter()
+            .find(|way| way.name() == word)
     }
 }
 
@@ -119,8 +129,18 @@ pub struct Plan {
 /// Chooses the best way these facts allow.
 #[must_use]
 pub fn choose(facts: &Facts) -> Plan {
-    let fentry = way_verdict(facts, Way::Fentry, facts.fentry_refused.as_ref(), &facts.functions);
-    let tracepoint = way_verdict(facts, Way::Tracepoint, facts.tracefs_refused.as_ref(), &facts.tracepoints);
+    let fentry = way_verdict(
+        facts,
+        Way::Fentry,
+        facts.fentry_refused.as_ref(),
+        &facts.functions,
+    );
+    let tracepoint = way_verdict(
+        facts,
+        Way::Tracepoint,
+        facts.tracefs_refused.as_ref(),
+        &facts.tracepoints,
+    );
     let way = if fentry == Verdict::Ok {
         Way::Fentry
     } else if tracepoint == Verdict::Ok {
@@ -149,7 +169,11 @@ pub fn choose(facts: &Facts) -> Plan {
             }
         }
     }
-    Plan { way, calls, verdicts }
+    Plan {
+        way,
+        calls,
+        verdicts,
+    }
 }
 
 fn way_verdict(facts: &Facts, way: Way, refused: Option<&String>, present: &[&str]) -> Verdict {
@@ -167,7 +191,10 @@ fn way_verdict(facts: &Facts, way: Way, refused: Option<&String>, present: &[&st
     // epoll_pwait is the one call that every architecture has and every modern loop can fall back to.
     for needed in ["epoll_pwait", "wait4"] {
         if !present.contains(&needed) {
-            return Verdict::Unsupported(format!("this kernel offers no {} hook for {needed}", way.name()));
+            return Verdict::Unsupported(format!(
+                "this kernel offers no {} hook for {needed}",
+                way.name()
+            ));
         }
     }
     Verdict::Ok
@@ -182,7 +209,11 @@ mod tests {
     }
 
     fn capable() -> Facts {
-        Facts { functions: all(), tracepoints: all(), ..Facts::default() }
+        Facts {
+            functions: all(),
+            tracepoints: all(),
+            ..Facts::default()
+        }
     }
 
     fn why(text: &str) -> Option<String> {
@@ -193,15 +224,74 @@ mod tests {
     fn the_best_way_that_the_facts_allow_is_chosen() {
         let table = [
             (capable(), Way::Fentry, 9),
-            (Facts { fentry_refused: why("EPERM"), ..capable() }, Way::Tracepoint, 9),
-            (Facts { fentry_refused: why("EPERM"), tracefs_refused: why("ENOENT"), ..capable() }, Way::Sampling, 0),
-            (Facts { bpf_refused: why("no BTF"), ..capable() }, Way::Sampling, 0),
-            (Facts { wanted: Some(Way::Tracepoint), ..capable() }, Way::Tracepoint, 9),
-            (Facts { wanted: Some(Way::Sampling), ..capable() }, Way::Sampling, 0),
+            (
+                Facts {
+                    fentry_refused: why("EPERM"),
+                    ..capable()
+                },
+                Way::Tracepoint,
+                9,
+            ),
+            (
+                Facts {
+                    fentry_refused: why("EPERM"),
+                    tracefs_refused: why("ENOENT"),
+                    ..capable()
+                },
+                Way::Sampling,
+                0,
+            ),
+            (
+                Facts {
+                    bpf_refused: why("no BTF"),
+                    ..capable()
+                },
+                Way::Sampling,
+                0,
+            ),
+            (
+                Facts {
+                    wanted: Some(Way::Tracepoint),
+                    ..capable()
+                },
+                Way::Tracepoint,
+                9,
+            ),
+            (
+                Facts {
+                    wanted: Some(Way::Sampling),
+                    ..capable()
+                },
+                Way::Sampling,
+                0,
+            ),
             // A wish that cannot be had is not replaced by another BPF way: the operator asked for this one.
-            (Facts { wanted: Some(Way::Fentry), fentry_refused: why("EPERM"), ..capable() }, Way::Sampling, 0),
-            (Facts { functions: vec!["wait4"], ..capable() }, Way::Tracepoint, 9),
-            (Facts { functions: vec!["wait4"], tracepoints: vec!["epoll_pwait"], ..capable() }, Way::Sampling, 0),
+            (
+                Facts {
+                    wanted: Some(Way::Fentry),
+                    fentry_refused: why("EPERM"),
+                    ..capable()
+                },
+                Way::Sampling,
+                0,
+            ),
+            (
+                Facts {
+                    functions: vec!["wait4"],
+                    ..capable()
+                },
+                Way::Tracepoint,
+                9,
+            ),
+            (
+                Facts {
+                    functions: vec!["wait4"],
+                    tracepoints: vec!["epoll_pwait"],
+                    ..capable()
+                },
+                Way::Sampling,
+                0,
+            ),
         ];
         for (facts, way, calls) in table {
             let plan = choose(&facts);
@@ -211,7 +301,17 @@ mod tests {
 
     #[test]
     fn calls_that_an_architecture_lacks_are_unsupported_and_not_broken() {
-        let arm = Facts { functions: vec!["epoll_pwait", "epoll_pwait2", "ppoll", "pselect6", "wait4", "waitid"], ..capable() };
+        let arm = Facts {
+            functions: vec![
+                "epoll_pwait",
+                "epoll_pwait2",
+                "ppoll",
+                "pselect6",
+                "wait4",
+                "waitid",
+            ],
+            ..capable()
+        };
         let plan = choose(&arm);
         assert_eq!(plan.way, Way::Fentry);
         assert_eq!(plan.verdicts["hook.epoll_wait"].name(), "unsupported");
@@ -220,7 +320,13 @@ mod tests {
 
     #[test]
     fn every_refused_way_says_why() {
-        let plan = choose(&Facts { fentry_refused: why("EPERM"), ..capable() });
-        assert_eq!(plan.verdicts["way.fentry"], Verdict::Unsupported("EPERM".into()));
+        let plan = choose(&Facts {
+            fentry_refused: why("EPERM"),
+            ..capable()
+        });
+        assert_eq!(
+            plan.verdicts["way.fentry"],
+            Verdict::Unsupported("EPERM".into())
+        );
     }
 }

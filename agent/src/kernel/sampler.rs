@@ -49,7 +49,11 @@ struct Counts(Mutex<HashMap<u32, LoopTotals>>);
 
 impl Totals for Counts {
     fn totals(&self, slot: u32) -> Option<LoopTotals> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&slot).cloned()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&slot)
+            .cloned()
     }
 }
 
@@ -78,7 +82,13 @@ impl Sensor for Sampler {
 
     fn drain(&mut self, _take: &mut dyn FnMut(KernelEvent)) {}
 
-    fn know(&mut self, pid: Pid, start_ns: u64, _parent: Pid, _watched: bool) -> Result<(), KernelError> {
+    fn know(
+        &mut self,
+        pid: Pid,
+        start_ns: u64,
+        _parent: Pid,
+        _watched: bool,
+    ) -> Result<(), KernelError> {
         if self.alive(pid) == Some(start_ns) {
             return Ok(());
         }
@@ -86,7 +96,9 @@ impl Sensor for Sampler {
             call: format!("pidfd_open({pid})"),
             error: error.into(),
         };
-        let raw = i32::try_from(pid.0).ok().and_then(rustix::process::Pid::from_raw);
+        let raw = i32::try_from(pid.0)
+            .ok()
+            .and_then(rustix::process::Pid::from_raw);
         let raw = raw.ok_or(rustix::io::Errno::SRCH).map_err(failed)?;
         let pidfd = pidfd_open(raw, PidfdFlags::empty()).map_err(failed)?;
         // Read after the pidfd was opened: the same start time as before means that it is about the same process.
@@ -120,17 +132,36 @@ impl Sensor for Sampler {
             pollers: Vec::new(),
         };
         let totals = LoopTotals {
-            histogram: Histogram { bounds: (0..BUCKETS).map(bucket_bound).collect(), counts: vec![0; BUCKETS] },
+            histogram: Histogram {
+                bounds: (0..BUCKETS).map(bucket_bound).collect(),
+                counts: vec![0; BUCKETS],
+            },
             ..LoopTotals::default()
         };
-        self.counts.0.lock().unwrap_or_else(PoisonError::into_inner).insert(slot, totals);
-        self.threads.insert(adoption.tid, Sampled { pid: adoption.pid, slot, own: adoption.own, reading });
+        self.counts
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(slot, totals);
+        self.threads.insert(
+            adoption.tid,
+            Sampled {
+                pid: adoption.pid,
+                slot,
+                own: adoption.own,
+                reading,
+            },
+        );
         Some(slot)
     }
 
     fn release(&mut self, tid: Tid, _ignore: bool) {
         if let Some(sampled) = self.threads.remove(&tid) {
-            self.counts.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&sampled.slot);
+            self.counts
+                .0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&sampled.slot);
         }
     }
 
@@ -177,14 +208,25 @@ impl Sampled {
                 let same = matches!(self.reading.beat, Beat::Polling { .. });
                 if !same {
                     let deadline = timeout.map(|span| Mono(now.0.saturating_add(span)));
-                    self.reading.beat = Beat::Polling { since: now, deadline };
+                    self.reading.beat = Beat::Polling {
+                        since: now,
+                        deadline,
+                    };
                 }
                 self.reading.iterations += u64::from(!same);
                 // A deadline read from one look is that of an earlier call by the next: it cannot be overrun.
                 if let Beat::Polling { since, .. } = self.reading.beat {
-                    self.reading.beat = Beat::Polling { since, deadline: None };
+                    self.reading.beat = Beat::Polling {
+                        since,
+                        deadline: None,
+                    };
                 }
-                match self.reading.pollers.iter_mut().find(|(known, _)| *known == poller) {
+                match self
+                    .reading
+                    .pollers
+                    .iter_mut()
+                    .find(|(known, _)| *known == poller)
+                {
                     Some((_, count)) => *count += 1,
                     None => self.reading.pollers.push((poller, 1)),
                 }
@@ -197,7 +239,13 @@ impl Sampled {
                     Found::Waiting(awaited, options) => {
                         let same = self.reading.wait.filter(|wait| wait.awaited == awaited);
                         let start = same.map_or(now, |wait| wait.start);
-                        Some(WaitReading { start, call: Some(now), calls: 1, awaited, options })
+                        Some(WaitReading {
+                            start,
+                            call: Some(now),
+                            calls: 1,
+                            awaited,
+                            options,
+                        })
                     }
                     _ => None,
                 };

@@ -51,7 +51,13 @@ pub trait Sensor: Send + fmt::Debug {
     /// Takes the waiting events.
     fn drain(&mut self, take: &mut dyn FnMut(KernelEvent));
     /// Makes a process known: its pollers if it is watched, its signals, exec and exit in any case.
-    fn know(&mut self, pid: Pid, start_ns: u64, parent: Pid, watched: bool) -> Result<(), super::KernelError>;
+    fn know(
+        &mut self,
+        pid: Pid,
+        start_ns: u64,
+        parent: Pid,
+        watched: bool,
+    ) -> Result<(), super::KernelError>;
     /// Forgets a process.
     fn forget(&mut self, pid: Pid);
     /// The start time under which a process is known and has not ended; the check that an id was not reused.

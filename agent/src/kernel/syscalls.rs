@@ -54,7 +54,10 @@ pub fn name(number: i64) -> String {
 /// The name of a system call of the table.
 #[must_use]
 pub fn known(number: i64) -> Option<&'static str> {
-    NAMES.iter().find(|(known, _)| *known == number).map(|(_, name)| *name)
+    NAMES
+        .iter()
+        .find(|(known, _)| *known == number)
+        .map(|(_, name)| *name)
 }
 
 #[cfg(test)]

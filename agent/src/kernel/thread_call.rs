@@ -26,7 +26,12 @@ pub enum ThreadCall {
 /// Reads what a thread does.
 pub fn thread_call(pid: Pid, tid: Tid) -> io::Result<ThreadCall> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall"))?;
-    parse_call(&text).ok_or_else(|| io::Error::other(format!("/proc/{pid}/task/{tid}/syscall has an unexpected form: `{}`", text.trim())))
+    parse_call(&text).ok_or_else(|| {
+        io::Error::other(format!(
+            "/proc/{pid}/task/{tid}/syscall has an unexpected form: `{}`",
+            text.trim()
+        ))
+    })
 }
 
 fn parse_call(text: &str) -> Option<ThreadCall> {
@@ -74,11 +79,26 @@ pub fn decode(number: i64, args: [u64; 6]) -> Found {
     match syscalls::known(number) {
         Some("epoll_wait" | "epoll_pwait") => {
             let timeout = u64::try_from(signed(args[3])).ok().map(|ms| ms * 1_000_000);
-            Found::Polling(Poller { class: PollClass::Epoll, fd: signed(args[0]) }, timeout)
+            Found::Polling(
+                Poller {
+                    class: PollClass::Epoll,
+                    fd: signed(args[0]),
+                },
+                timeout,
+            )
         }
-        Some("epoll_pwait2") => Found::Polling(Poller { class: PollClass::Epoll, fd: signed(args[0]) }, None),
+        Some("epoll_pwait2") => Found::Polling(
+            Poller {
+                class: PollClass::Epoll,
+                fd: signed(args[0]),
+            },
+            None,
+        ),
         Some("wait4") => {
-            let options = WaitOptions { bits: bits(args[2]), waitid: false };
+            let options = WaitOptions {
+                bits: bits(args[2]),
+                waitid: false,
+            };
             let awaited = match signed(args[0]) {
                 -1 => Awaited::Any,
                 pid if pid > 0 => Awaited::Process(pid),
@@ -87,7 +107,10 @@ pub fn decode(number: i64, args: [u64; 6]) -> Found {
             Found::Waiting(awaited, options)
         }
         Some("waitid") => {
-            let options = WaitOptions { bits: bits(args[3]), waitid: true };
+            let options = WaitOptions {
+                bits: bits(args[3]),
+                waitid: true,
+            };
             let id = signed(args[1]);
             match args[0] {
                 0 => Found::Waiting(Awaited::Any, options),
@@ -108,7 +131,10 @@ mod tests {
     #[test]
     fn calls_are_parsed() {
         let blocked = "61 0x1a2b 0x0 0x0 0x0 0x7f 0x1 0x7ffd 0x7f1\n";
-        let expected = ThreadCall::In { number: 61, args: [0x1a2b, 0, 0, 0, 0x7f, 1] };
+        let expected = ThreadCall::In {
+            number: 61,
+            args: [0x1a2b, 0, 0, 0, 0x7f, 1],
+        };
         let table = [
             (blocked, Some(expected)),
             ("running\n", Some(ThreadCall::Running)),
@@ -122,23 +148,58 @@ mod tests {
         }
     }
 
-
     #[test]
     fn arguments_are_decoded() {
-        let epoll = Poller { class: PollClass::Epoll, fd: 5 };
+        let epoll = Poller {
+            class: PollClass::Epoll,
+            fd: 5,
+        };
         let minus_one = u64::from(u32::MAX);
-        let wait = WaitOptions { bits: 0, waitid: false };
+        let wait = WaitOptions {
+            bits: 0,
+            waitid: false,
+        };
         let table = [
-            (libc::SYS_epoll_pwait, [5, 0, 64, 250, 0, 0], Found::Polling(epoll, Some(250_000_000))),
-            (libc::SYS_epoll_pwait, [5, 0, 64, minus_one, 0, 0], Found::Polling(epoll, None)),
-            (libc::SYS_wait4, [77, 0, 0, 0, 0, 0], Found::Waiting(Awaited::Process(77), wait)),
-            (libc::SYS_wait4, [minus_one, 0, 0, 0, 0, 0], Found::Waiting(Awaited::Any, wait)),
-            (libc::SYS_wait4, [0, 0, 0, 0, 0, 0], Found::Waiting(Awaited::Group(0), wait)),
-            (libc::SYS_wait4, [minus_one - 8, 0, 0, 0, 0, 0], Found::Waiting(Awaited::Group(9), wait)),
+            (
+                libc::SYS_epoll_pwait,
+                [5, 0, 64, 250, 0, 0],
+                Found::Polling(epoll, Some(250_000_000)),
+            ),
+            (
+                libc::SYS_epoll_pwait,
+                [5, 0, 64, minus_one, 0, 0],
+                Found::Polling(epoll, None),
+            ),
+            (
+                libc::SYS_wait4,
+                [77, 0, 0, 0, 0, 0],
+                Found::Waiting(Awaited::Process(77), wait),
+            ),
+            (
+                libc::SYS_wait4,
+                [minus_one, 0, 0, 0, 0, 0],
+                Found::Waiting(Awaited::Any, wait),
+            ),
+            (
+                libc::SYS_wait4,
+                [0, 0, 0, 0, 0, 0],
+                Found::Waiting(Awaited::Group(0), wait),
+            ),
+            (
+                libc::SYS_wait4,
+                [minus_one - 8, 0, 0, 0, 0, 0],
+                Found::Waiting(Awaited::Group(9), wait),
+            ),
             (
                 libc::SYS_waitid,
                 [3, 12, 0, 4, 0, 0],
-                Found::Waiting(Awaited::PidFd(12), WaitOptions { bits: 4, waitid: true }),
+                Found::Waiting(
+                    Awaited::PidFd(12),
+                    WaitOptions {
+                        bits: 4,
+                        waitid: true,
+                    },
+                ),
             ),
             (libc::SYS_futex, [0; 6], Found::Else),
         ];

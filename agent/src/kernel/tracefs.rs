@@ -46,23 +46,39 @@ impl Tracefs {
     fn detached() -> io::Result<Self> {
         let context = fsopen("tracefs", FsOpenFlags::FSOPEN_CLOEXEC)?;
         fsconfig_create(context.as_fd())?;
-        let root = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
-        Ok(Self { root, origin: "detached" })
+        let root = fsmount(
+            context.as_fd(),
+            FsMountFlags::FSMOUNT_CLOEXEC,
+            MountAttrFlags::empty(),
+        )?;
+        Ok(Self {
+            root,
+            origin: "detached",
+        })
     }
 
     /// The id of a tracepoint; `NotFound` if this kernel or machine has none of that name.
     pub fn id(&self, category: &str, name: &str) -> io::Result<u64> {
         let path = format!("events/{category}/{name}/id");
-        let file = openat(&self.root, &path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let file = openat(
+            &self.root,
+            &path,
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
         let mut text = String::new();
         std::fs::File::from(file).read_to_string(&mut text)?;
-        text.trim().parse().map_err(|_| io::Error::other(format!("{path} holds `{}`, not a number", text.trim())))
+        text.trim()
+            .parse()
+            .map_err(|_| io::Error::other(format!("{path} holds `{}`, not a number", text.trim())))
     }
 }
 
 /// A program that runs at a tracepoint for as long as this lives.
 #[derive(Debug)]
-pub struct TracepointLink(#[expect(dead_code, reason = "held open: closing it detaches the program")] OwnedFd);
+pub struct TracepointLink(
+    #[expect(dead_code, reason = "held open: closing it detaches the program")] OwnedFd,
+);
 
 /// Attaches a loaded program to the tracepoint with that id.
 pub fn attach(program: BorrowedFd<'_>, id: u64) -> io::Result<TracepointLink> {
@@ -77,7 +93,14 @@ pub fn attach(program: BorrowedFd<'_>, id: u64) -> io::Result<TracepointLink> {
     // One descriptor on CPU 0 is enough: the program is bound to the tracepoint, not to the event, and runs on all CPUs.
     // SAFETY: the pointer is to 64 valid bytes, as the size within them says; the other arguments are plain numbers.
     let fd = unsafe {
-        libc::syscall(libc::SYS_perf_event_open, attributes.as_ptr(), -1, 0, -1, PERF_FLAG_FD_CLOEXEC)
+        libc::syscall(
+            libc::SYS_perf_event_open,
+            attributes.as_ptr(),
+            -1,
+            0,
+            -1,
+            PERF_FLAG_FD_CLOEXEC,
+        )
     };
     let fd = i32::try_from(fd).map_err(io::Error::other)?;
     if fd < 0 {
@@ -86,7 +109,14 @@ pub fn attach(program: BorrowedFd<'_>, id: u64) -> io::Result<TracepointLink> {
     // SAFETY: the call above returned this descriptor, and nobody else has it.
     let event = unsafe { OwnedFd::from_raw_fd(fd) };
     // SAFETY: both descriptors are open; this request takes the program's as its argument.
-    if unsafe { libc::ioctl(event.as_raw_fd(), PERF_EVENT_IOC_SET_BPF, program.as_raw_fd()) } < 0 {
+    if unsafe {
+        libc::ioctl(
+            event.as_raw_fd(),
+            PERF_EVENT_IOC_SET_BPF,
+            program.as_raw_fd(),
+        )
+    } < 0
+    {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the descriptor is open; this request takes no argument.

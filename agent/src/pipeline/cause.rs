@@ -5,7 +5,9 @@ use serde::Serialize;
 use super::ids::{NsPid, Pid};
 
 /// Kind of a stall's cause: the words of the contract.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, serde::Deserialize, Default)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, serde::Deserialize, Default,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum CauseKind {
     /// Waiting for a child process.

@@ -74,8 +74,17 @@ pub fn classify(facts: &ThreadFacts) -> Cause {
         Doing::Call { name, .. } => Some(name.clone()),
         _ => None,
     };
-    let child = if facts.waits { facts.child.clone() } else { None };
-    Cause { kind: kind(facts), syscall, child, ..Cause::default() }
+    let child = if facts.waits {
+        facts.child.clone()
+    } else {
+        None
+    };
+    Cause {
+        kind: kind(facts),
+        syscall,
+        child,
+        ..Cause::default()
+    }
 }
 
 fn kind(facts: &ThreadFacts) -> CauseKind {
@@ -87,7 +96,11 @@ fn kind(facts: &ThreadFacts) -> CauseKind {
     }
     match &facts.doing {
         Doing::Running => cpu(facts),
-        Doing::Call { name, descriptor, operation } if !facts.in_own_poll => call(name, *descriptor, *operation),
+        Doing::Call {
+            name,
+            descriptor,
+            operation,
+        } if !facts.in_own_poll => call(name, *descriptor, *operation),
         _ => CauseKind::Unknown,
     }
 }
@@ -107,8 +120,13 @@ fn call(name: &str, descriptor: Option<Descriptor>, operation: u64) -> CauseKind
         ("flock", _) => CauseKind::FileLock,
         ("fcntl", _) if matches!(operation, F_SETLKW | F_OFD_SETLKW) => CauseKind::FileLock,
         ("fsync" | "fdatasync", _) => CauseKind::DiskWait,
-        ("connect" | "recvfrom" | "recvmsg" | "sendto" | "sendmsg" | "accept" | "accept4", _) => CauseKind::NetworkWait,
-        ("read" | "write" | "readv" | "writev" | "pread64" | "pwrite64" | "poll" | "ppoll", Some(what)) => match what {
+        ("connect" | "recvfrom" | "recvmsg" | "sendto" | "sendmsg" | "accept" | "accept4", _) => {
+            CauseKind::NetworkWait
+        }
+        (
+            "read" | "write" | "readv" | "writev" | "pread64" | "pwrite64" | "poll" | "ppoll",
+            Some(what),
+        ) => match what {
             Descriptor::Socket => CauseKind::NetworkWait,
             Descriptor::Pipe => CauseKind::PipeWait,
             Descriptor::File if !name.contains("poll") => CauseKind::DiskWait,
@@ -124,13 +142,30 @@ mod tests {
     use super::*;
 
     fn in_call(name: &str, descriptor: Option<Descriptor>, operation: u64) -> ThreadFacts {
-        let doing = Doing::Call { name: name.into(), descriptor, operation };
-        ThreadFacts { state: 'S', doing, ..ThreadFacts::default() }
+        let doing = Doing::Call {
+            name: name.into(),
+            descriptor,
+            operation,
+        };
+        ThreadFacts {
+            state: 'S',
+            doing,
+            ..ThreadFacts::default()
+        }
     }
 
     fn running(run_ns: u64, wait_ns: u64) -> ThreadFacts {
-        let scheduled = Some(Scheduled { window_ns: 100, run_ns, wait_ns });
-        ThreadFacts { state: 'R', doing: Doing::Running, scheduled, ..ThreadFacts::default() }
+        let scheduled = Some(Scheduled {
+            window_ns: 100,
+            run_ns,
+            wait_ns,
+        });
+        ThreadFacts {
+            state: 'R',
+            doing: Doing::Running,
+            scheduled,
+            ..ThreadFacts::default()
+        }
     }
 
     #[test]
@@ -138,9 +173,27 @@ mod tests {
         use Descriptor::{File, Pipe, Socket};
         let table = [
             (in_call("clock_nanosleep", None, 0), CauseKind::Sleep),
-            (ThreadFacts { waits: true, ..in_call("clock_nanosleep", None, 0) }, CauseKind::ChildWait),
-            (ThreadFacts { waits: true, ..in_call("wait4", None, 0) }, CauseKind::ChildWait),
-            (ThreadFacts { state: 'T', ..in_call("epoll_wait", None, 0) }, CauseKind::Stopped),
+            (
+                ThreadFacts {
+                    waits: true,
+                    ..in_call("clock_nanosleep", None, 0)
+                },
+                CauseKind::ChildWait,
+            ),
+            (
+                ThreadFacts {
+                    waits: true,
+                    ..in_call("wait4", None, 0)
+                },
+                CauseKind::ChildWait,
+            ),
+            (
+                ThreadFacts {
+                    state: 'T',
+                    ..in_call("epoll_wait", None, 0)
+                },
+                CauseKind::Stopped,
+            ),
             (in_call("recvfrom", Some(Socket), 0), CauseKind::NetworkWait),
             (in_call("poll", Some(Socket), 0), CauseKind::NetworkWait),
             (in_call("poll", Some(File), 0), CauseKind::Unknown),
@@ -154,9 +207,27 @@ mod tests {
             (running(90, 5), CauseKind::CpuBusy),
             (running(5, 90), CauseKind::CpuStarved),
             (running(40, 40), CauseKind::Unknown),
-            (ThreadFacts { doing: Doing::Running, ..ThreadFacts::default() }, CauseKind::Unknown),
-            (ThreadFacts { in_own_poll: true, ..in_call("epoll_wait", None, 0) }, CauseKind::Unknown),
-            (ThreadFacts { in_own_poll: true, ..running(3, 97) }, CauseKind::CpuStarved),
+            (
+                ThreadFacts {
+                    doing: Doing::Running,
+                    ..ThreadFacts::default()
+                },
+                CauseKind::Unknown,
+            ),
+            (
+                ThreadFacts {
+                    in_own_poll: true,
+                    ..in_call("epoll_wait", None, 0)
+                },
+                CauseKind::Unknown,
+            ),
+            (
+                ThreadFacts {
+                    in_own_poll: true,
+                    ..running(3, 97)
+                },
+                CauseKind::CpuStarved,
+            ),
             (ThreadFacts::default(), CauseKind::Unknown),
         ];
         for (facts, expected) in table {

@@ -108,7 +108,11 @@ impl Family {
     /// The direct children of a process, in order of their ids.
     #[must_use]
     pub fn children(&self, parent: Pid) -> Vec<&Process> {
-        let mut children: Vec<_> = self.processes.values().filter(|process| process.parent == parent).collect();
+        let mut children: Vec<_> = self
+            .processes
+            .values()
+            .filter(|process| process.parent == parent)
+            .collect();
         children.sort_by_key(|process| process.key.pid);
         children
     }
@@ -138,9 +142,17 @@ impl Family {
     /// Takes in what the kernel reports; true if the family now has a process whose facts must be read.
     pub fn apply(&mut self, event: &KernelEvent) -> bool {
         match &event.what {
-            What::Forked { parent, ns_pid, start_ns, watched } => {
+            What::Forked {
+                parent,
+                ns_pid,
+                start_ns,
+                watched,
+            } => {
                 let target = self.get(*parent).map_or(0, |process| process.target);
-                let key = PidKey { pid: event.pid, start_ns: *start_ns };
+                let key = PidKey {
+                    pid: event.pid,
+                    start_ns: *start_ns,
+                };
                 let mut process = Process::found(key, *parent, target, *watched);
                 process.ns_pid = *ns_pid;
                 process.seen_born = true;
@@ -200,13 +212,31 @@ mod tests {
     use crate::pipeline::Tid;
 
     fn event(pid: u32, at: u64, what: What) -> KernelEvent {
-        KernelEvent { at: Mono(at), pid: Pid(pid), tid: Tid(pid), what }
+        KernelEvent {
+            at: Mono(at),
+            pid: Pid(pid),
+            tid: Tid(pid),
+            what,
+        }
     }
 
     fn family() -> Family {
         let mut family = Family::default();
-        family.insert(Process::found(PidKey { pid: Pid(10), start_ns: 1 }, Pid(1), 0, true));
-        let born = What::Forked { parent: Pid(10), ns_pid: Some(7), start_ns: 50, watched: true };
+        family.insert(Process::found(
+            PidKey {
+                pid: Pid(10),
+                start_ns: 1,
+            },
+            Pid(1),
+            0,
+            true,
+        ));
+        let born = What::Forked {
+            parent: Pid(10),
+            ns_pid: Some(7),
+            start_ns: 50,
+            watched: true,
+        };
         family.apply(&event(20, 50, born));
         family
     }
@@ -215,19 +245,50 @@ mod tests {
     fn a_child_is_known_from_birth_with_its_number_in_the_parents_namespace() {
         let family = family();
         let child = family.get(Pid(20)).unwrap();
-        assert_eq!((child.parent, child.ns_pid, child.seen_born), (Pid(10), Some(7), true));
+        assert_eq!(
+            (child.parent, child.ns_pid, child.seen_born),
+            (Pid(10), Some(7), true)
+        );
         assert_eq!(family.children(Pid(10)).len(), 1);
     }
 
     #[test]
     fn only_the_parent_tells_and_only_the_first_time_counts() {
         let mut family = family();
-        family.apply(&event(20, 60, What::Signalled { sender: Pid(99), signal: 15 }));
+        family.apply(&event(
+            20,
+            60,
+            What::Signalled {
+                sender: Pid(99),
+                signal: 15,
+            },
+        ));
         let child = family.get(Pid(20)).unwrap();
         assert_eq!((child.told, child.ending), (None, Some(Mono(60))));
-        family.apply(&event(20, 70, What::Signalled { sender: Pid(10), signal: 2 }));
-        family.apply(&event(20, 80, What::Signalled { sender: Pid(10), signal: 15 }));
-        family.apply(&event(20, 90, What::Signalled { sender: Pid(10), signal: 1 }));
+        family.apply(&event(
+            20,
+            70,
+            What::Signalled {
+                sender: Pid(10),
+                signal: 2,
+            },
+        ));
+        family.apply(&event(
+            20,
+            80,
+            What::Signalled {
+                sender: Pid(10),
+                signal: 15,
+            },
+        ));
+        family.apply(&event(
+            20,
+            90,
+            What::Signalled {
+                sender: Pid(10),
+                signal: 1,
+            },
+        ));
         let child = family.get(Pid(20)).unwrap();
         assert_eq!((child.told, child.ending), (Some(Mono(70)), Some(Mono(80))));
     }
@@ -235,9 +296,23 @@ mod tests {
     #[test]
     fn time_under_sigstop_is_known() {
         let mut family = family();
-        family.apply(&event(20, 60, What::Signalled { sender: Pid(99), signal: 19 }));
+        family.apply(&event(
+            20,
+            60,
+            What::Signalled {
+                sender: Pid(99),
+                signal: 19,
+            },
+        ));
         assert_eq!(family.get(Pid(20)).unwrap().stopped, Some(Mono(60)));
-        family.apply(&event(20, 90, What::Signalled { sender: Pid(99), signal: 18 }));
+        family.apply(&event(
+            20,
+            90,
+            What::Signalled {
+                sender: Pid(99),
+                signal: 18,
+            },
+        ));
         let child = family.get(Pid(20)).unwrap();
         assert_eq!((child.stopped, child.held_until), (None, Some(Mono(90))));
     }
@@ -245,14 +320,30 @@ mod tests {
     #[test]
     fn an_engine_below_a_wrapper_is_found_and_exec_asks_for_a_new_match() {
         let mut family = family();
-        let born = What::Forked { parent: Pid(20), ns_pid: Some(8), start_ns: 60, watched: true };
+        let born = What::Forked {
+            parent: Pid(20),
+            ns_pid: Some(8),
+            start_ns: 60,
+            watched: true,
+        };
         family.apply(&event(30, 60, born));
-        let ran = What::Execed { parent: Pid(20), start_ns: 60, exe: "query-engine-x".into() };
+        let ran = What::Execed {
+            parent: Pid(20),
+            start_ns: 60,
+            exe: "query-engine-x".into(),
+        };
         assert!(family.apply(&event(30, 61, ran)));
         assert_eq!(family.get(Pid(30)).unwrap().engine, None);
         family.get_mut(Pid(30)).unwrap().engine = Some(true);
         assert_eq!(family.engines_below(Pid(20)).len(), 1);
-        family.apply(&event(30, 70, What::Exited { start_ns: 60, status: 9 }));
+        family.apply(&event(
+            30,
+            70,
+            What::Exited {
+                start_ns: 60,
+                status: 9,
+            },
+        ));
         assert!(family.engines_below(Pid(20)).is_empty());
     }
 }

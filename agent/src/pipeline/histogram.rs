@@ -15,7 +15,9 @@ impl Histogram {
     /// How many durations it holds.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.counts.iter().fold(0, |sum, count| sum.saturating_add(*count))
+        self.counts
+            .iter()
+            .fold(0, |sum, count| sum.saturating_add(*count))
     }
 
     /// The bound below which the share `q` (0 to 1) of the durations lie, never more than `max`; `None` if it is empty.
@@ -25,7 +27,10 @@ impl Histogram {
         if total == 0 {
             return None;
         }
-        #[expect(clippy::cast_precision_loss, reason = "a share of a count needs no more than 53 bits")]
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a share of a count needs no more than 53 bits"
+        )]
         let wanted = q * total as f64;
         let mut seen = 0u64;
         for (bound, count) in self.bounds.iter().zip(&self.counts) {
@@ -45,7 +50,10 @@ mod tests {
     use super::*;
 
     fn histogram(counts: &[u64]) -> Histogram {
-        Histogram { bounds: vec![10, 20, u64::MAX], counts: counts.to_vec() }
+        Histogram {
+            bounds: vec![10, 20, u64::MAX],
+            counts: counts.to_vec(),
+        }
     }
 
     #[test]

@@ -4,17 +4,23 @@ use std::fmt;
 use std::time::Duration;
 
 /// A process id (thread-group id) as the agent's own procfs shows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 #[serde(transparent)]
 pub struct Pid(pub u32);
 
 /// A thread id as the agent's own procfs shows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 #[serde(transparent)]
 pub struct Tid(pub u32);
 
 /// A process id as the process's own PID namespace numbers it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 #[serde(transparent)]
 pub struct NsPid(pub u32);
 
@@ -64,7 +70,10 @@ impl Mono {
     /// The moment `span` later, at most the end of the clock.
     #[must_use]
     pub fn plus(self, span: Duration) -> Mono {
-        Mono(self.0.saturating_add(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)))
+        Mono(
+            self.0
+                .saturating_add(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)),
+        )
     }
 }
 
@@ -86,7 +95,11 @@ impl fmt::Display for IncidentId {
         const DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
         for place in (0..26u32).rev() {
             let digit = (self.0 >> (place * 5)) & 31;
-            write!(f, "{}", char::from(DIGITS[usize::try_from(digit).unwrap_or(0)]))?;
+            write!(
+                f,
+                "{}",
+                char::from(DIGITS[usize::try_from(digit).unwrap_or(0)])
+            )?;
         }
         Ok(())
     }

@@ -18,5 +18,7 @@ pub mod refusal;
 pub use cause::{Cause, CauseKind, ChildCause, Frame};
 pub use histogram::Histogram;
 pub use ids::{IncidentId, LoopId, Mono, NsPid, Pid, PidKey, Tid};
-pub use notice::{ActionNotice, EndedBy, LoopInfo, LoopTotals, Mode, Notice, Outcome, Signal, StallView};
+pub use notice::{
+    ActionNotice, EndedBy, LoopInfo, LoopTotals, Mode, Notice, Outcome, Signal, StallView,
+};
 pub use refusal::Refusal;

@@ -9,7 +9,9 @@ use super::ids::{IncidentId, LoopId, Mono, Pid};
 use super::refusal::Refusal;
 
 /// Whether signals are sent or only told of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Everything but the signal.

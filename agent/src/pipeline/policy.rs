@@ -179,11 +179,19 @@ pub fn decide(facts: &WaitFacts, rules: &EngineRules, now: Mono) -> Decision {
     // Behind a wrapper it is the wrapper that the loop's process tells.
     let told_wrapper = child.as_ref().ok().and_then(|child| child.told);
     let chosen = child.and_then(|child| engine_of(child, rules));
-    let told = chosen.as_ref().ok().and_then(|engine| engine.told).or(told_wrapper);
+    let told = chosen
+        .as_ref()
+        .ok()
+        .and_then(|engine| engine.told)
+        .or(told_wrapper);
     let (due, signal, grace) = match due(facts, rules, told) {
         Some(due) => due,
         // Nobody told it and that is never enough: say so once the grace would have passed.
-        None => (held(facts, facts.start).plus(rules.grace), Signal::Kill, rules.grace),
+        None => (
+            held(facts, facts.start).plus(rules.grace),
+            Signal::Kill,
+            rules.grace,
+        ),
     };
     if now < due {
         return Decision::Later(due);
@@ -191,9 +199,17 @@ pub fn decide(facts: &WaitFacts, rules: &EngineRules, now: Mono) -> Decision {
     let engine = match chosen {
         Ok(engine) => engine,
         Err((child, refusal)) => {
-            let (child, exe) = child.map_or((None, String::new()), |child| (Some(child.key.pid), child.exe.clone()));
+            let (child, exe) = child.map_or((None, String::new()), |child| {
+                (Some(child.key.pid), child.exe.clone())
+            });
             // A child may be added, or its facts may be read, while the loop waits.
-            return Decision::Refuse { child, exe, signal, refusal, again: Some(now.plus(AGAIN)) };
+            return Decision::Refuse {
+                child,
+                exe,
+                signal,
+                refusal,
+                again: Some(now.plus(AGAIN)),
+            };
         }
     };
     let refuse = |refusal, again| Decision::Refuse {
@@ -206,12 +222,22 @@ pub fn decide(facts: &WaitFacts, rules: &EngineRules, now: Mono) -> Decision {
     if let Some((refusal, again)) = guard(facts, rules, engine, told, now) {
         return refuse(refusal, again);
     }
-    Decision::Strike { child: engine.key, exe: engine.exe.clone(), signal, grace }
+    Decision::Strike {
+        child: engine.key,
+        exe: engine.exe.clone(),
+        signal,
+        grace,
+    }
 }
 
 /// The child the call names, or the guard that says it names none.
 fn awaited_child(facts: &WaitFacts) -> Result<&ChildFacts, (Option<&ChildFacts>, Refusal)> {
-    let live = || facts.children.iter().filter(|child| child.condition != Condition::Gone);
+    let live = || {
+        facts
+            .children
+            .iter()
+            .filter(|child| child.condition != Condition::Gone)
+    };
     let mut several: Vec<_> = match facts.awaited {
         Awaited::Process(id) => {
             let wanted = u32::try_from(id).ok().map(NsPid);
@@ -224,8 +250,14 @@ fn awaited_child(facts: &WaitFacts) -> Result<&ChildFacts, (Option<&ChildFacts>,
         }
         Awaited::Any => live().collect(),
         Awaited::Group(group) => {
-            let group = if group == 0 { facts.own_group } else { Some(group) };
-            live().filter(|child| group.is_some() && child.group == group).collect()
+            let group = if group == 0 {
+                facts.own_group
+            } else {
+                Some(group)
+            };
+            live()
+                .filter(|child| group.is_some() && child.group == group)
+                .collect()
         }
     };
     match (several.pop(), several.is_empty()) {
@@ -251,10 +283,18 @@ fn engine_of<'a>(
 }
 
 /// When which signal is due, and after which grace; `None` if never.
-fn due(facts: &WaitFacts, rules: &EngineRules, told: Option<Mono>) -> Option<(Mono, Signal, Duration)> {
+fn due(
+    facts: &WaitFacts,
+    rules: &EngineRules,
+    told: Option<Mono>,
+) -> Option<(Mono, Signal, Duration)> {
     if let Some(termed) = facts.termed {
         // Our own SIGTERM stands for the parent's: one grace after it, SIGKILL.
-        return Some((held(facts, termed).plus(rules.grace), Signal::Kill, rules.grace));
+        return Some((
+            held(facts, termed).plus(rules.grace),
+            Signal::Kill,
+            rules.grace,
+        ));
     }
     if let Some(told) = told {
         let from = held(facts, told.max(facts.start));
@@ -262,7 +302,11 @@ fn due(facts: &WaitFacts, rules: &EngineRules, told: Option<Mono>) -> Option<(Mo
     }
     if facts.older_than_agent {
         let from = held(facts, facts.first_seen);
-        return Some((from.plus(rules.unknown_grace), Signal::Term, rules.unknown_grace));
+        return Some((
+            from.plus(rules.unknown_grace),
+            Signal::Term,
+            rules.unknown_grace,
+        ));
     }
     let untold = rules.untold_grace?;
     Some((held(facts, facts.start).plus(untold), Signal::Term, untold))
@@ -303,7 +347,8 @@ fn guard(
     match (engine.condition, facts.loop_condition) {
         (Condition::Traced, _) => return Some((Refusal::Traced, soon)),
         (Condition::Held, _) | (_, Condition::Held) => return Some((Refusal::Frozen, soon)),
-        (Condition::Gone | Condition::Unreadable, _) | (_, Condition::Gone | Condition::Unreadable) => {
+        (Condition::Gone | Condition::Unreadable, _)
+        | (_, Condition::Gone | Condition::Unreadable) => {
             return Some((Refusal::IdentityChanged, soon));
         }
         _ => {}

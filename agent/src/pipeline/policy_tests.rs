@@ -10,7 +10,10 @@ fn at(ms: u64) -> Mono {
 
 fn engine() -> ChildFacts {
     ChildFacts {
-        key: PidKey { pid: Pid(20), start_ns: 5 },
+        key: PidKey {
+            pid: Pid(20),
+            start_ns: 5,
+        },
         ns_pid: Some(NsPid(7)),
         group: Some(3),
         exe: "query-engine-x".into(),
@@ -54,7 +57,12 @@ fn child(change: impl FnOnce(&mut ChildFacts)) -> WaitFacts {
 }
 
 fn strike(signal: Signal, grace_ms: u64) -> Decision {
-    Decision::Strike { child: engine().key, exe: engine().exe, signal, grace: Duration::from_millis(grace_ms) }
+    Decision::Strike {
+        child: engine().key,
+        exe: engine().exe,
+        signal,
+        grace: Duration::from_millis(grace_ms),
+    }
 }
 
 fn refusal(facts: &WaitFacts, rules: &EngineRules, now_ms: u64) -> Option<Refusal> {
@@ -67,37 +75,80 @@ fn refusal(facts: &WaitFacts, rules: &EngineRules, now_ms: u64) -> Option<Refusa
 #[test]
 fn a_wedged_engine_is_killed_when_its_grace_is_over_and_not_before() {
     let rules = EngineRules::default();
-    assert_eq!(decide(&wedged(), &rules, at(1000)), Decision::Later(at(1500)));
-    assert_eq!(decide(&wedged(), &rules, at(1499)), Decision::Later(at(1500)));
-    assert_eq!(decide(&wedged(), &rules, at(1500)), strike(Signal::Kill, 500));
+    assert_eq!(
+        decide(&wedged(), &rules, at(1000)),
+        Decision::Later(at(1500))
+    );
+    assert_eq!(
+        decide(&wedged(), &rules, at(1499)),
+        Decision::Later(at(1500))
+    );
+    assert_eq!(
+        decide(&wedged(), &rules, at(1500)),
+        strike(Signal::Kill, 500)
+    );
 }
 
 #[test]
 fn grace_runs_from_the_later_of_signal_and_wait() {
     let rules = EngineRules::default();
     let told_later = child(|child| child.told = Some(at(1200)));
-    assert_eq!(decide(&told_later, &rules, at(1600)), Decision::Later(at(1700)));
+    assert_eq!(
+        decide(&told_later, &rules, at(1600)),
+        Decision::Later(at(1700))
+    );
     // A drain that signalled long ago and waits briefly has its grace from the start of the wait.
     let told_long_ago = child(|child| child.told = Some(at(1)));
-    assert_eq!(decide(&told_long_ago, &rules, at(1100)), Decision::Later(at(1500)));
+    assert_eq!(
+        decide(&told_long_ago, &rules, at(1100)),
+        Decision::Later(at(1500))
+    );
 }
 
 #[test]
 fn no_grace_means_at_once() {
-    let rules = EngineRules { grace: Duration::ZERO, ..EngineRules::default() };
+    let rules = EngineRules {
+        grace: Duration::ZERO,
+        ..EngineRules::default()
+    };
     assert_eq!(decide(&wedged(), &rules, at(1000)), strike(Signal::Kill, 0));
 }
 
 #[test]
 fn waits_that_do_not_end_with_the_child_are_left_alone() {
-    for (bits, waitid) in [(0x0100_0004, true), (0, true), (2, true), (0x0100_0000, false)] {
+    for (bits, waitid) in [
+        (0x0100_0004, true),
+        (0, true),
+        (2, true),
+        (0x0100_0000, false),
+    ] {
         let facts = with(|facts| facts.options = WaitOptions { bits, waitid });
-        assert_eq!(decide(&facts, &EngineRules::default(), at(9000)), Decision::Leave, "{bits:x} {waitid}");
+        assert_eq!(
+            decide(&facts, &EngineRules::default(), at(9000)),
+            Decision::Leave,
+            "{bits:x} {waitid}"
+        );
     }
-    let exited = with(|facts| facts.options = WaitOptions { bits: 4, waitid: true });
-    assert_eq!(decide(&exited, &EngineRules::default(), at(9000)), strike(Signal::Kill, 500));
-    let polling = with(|facts| facts.options = WaitOptions { bits: 1, waitid: false });
-    assert_eq!(decide(&polling, &EngineRules::default(), at(9000)), strike(Signal::Kill, 500));
+    let exited = with(|facts| {
+        facts.options = WaitOptions {
+            bits: 4,
+            waitid: true,
+        }
+    });
+    assert_eq!(
+        decide(&exited, &EngineRules::default(), at(9000)),
+        strike(Signal::Kill, 500)
+    );
+    let polling = with(|facts| {
+        facts.options = WaitOptions {
+            bits: 1,
+            waitid: false,
+        }
+    });
+    assert_eq!(
+        decide(&polling, &EngineRules::default(), at(9000)),
+        strike(Signal::Kill, 500)
+    );
 }
 
 #[test]
@@ -116,36 +167,136 @@ fn guards_refuse_by_name() {
         facts
     };
     let table = [
-        ("another program", child(|c| c.engine = Some(false)), Refusal::NotEngine),
-        ("not matched yet", child(|c| c.engine = None), Refusal::NotEngine),
-        ("a stranger's number", with(|f| f.awaited = Awaited::Process(9)), Refusal::NotChild),
-        ("a number that is none", with(|f| f.awaited = Awaited::Process(-7)), Refusal::NotChild),
-        ("its own number unknown", child(|c| c.ns_pid = None), Refusal::NotChild),
-        ("a pidfd of a stranger", with(|f| f.awaited = Awaited::PidFd(5)), Refusal::NotChild),
+        (
+            "another program",
+            child(|c| c.engine = Some(false)),
+            Refusal::NotEngine,
+        ),
+        (
+            "not matched yet",
+            child(|c| c.engine = None),
+            Refusal::NotEngine,
+        ),
+        (
+            "a stranger's number",
+            with(|f| f.awaited = Awaited::Process(9)),
+            Refusal::NotChild,
+        ),
+        (
+            "a number that is none",
+            with(|f| f.awaited = Awaited::Process(-7)),
+            Refusal::NotChild,
+        ),
+        (
+            "its own number unknown",
+            child(|c| c.ns_pid = None),
+            Refusal::NotChild,
+        ),
+        (
+            "a pidfd of a stranger",
+            with(|f| f.awaited = Awaited::PidFd(5)),
+            Refusal::NotChild,
+        ),
         ("any of two", any(other(|_| ())), Refusal::AmbiguousChild),
-        ("any of none", any(with(|f| f.children.clear())), Refusal::NotChild),
-        ("a group of two", with_group(other(|_| ()), 3), Refusal::AmbiguousChild),
-        ("a group of none", with_group(wedged(), 4), Refusal::NotChild),
+        (
+            "any of none",
+            any(with(|f| f.children.clear())),
+            Refusal::NotChild,
+        ),
+        (
+            "a group of two",
+            with_group(other(|_| ()), 3),
+            Refusal::AmbiguousChild,
+        ),
+        (
+            "a group of none",
+            with_group(wedged(), 4),
+            Refusal::NotChild,
+        ),
         ("wrapper", child(|c| wrap(c, 1)), Refusal::WaitsOnWrapper),
         ("wrapper of two", child(|c| wrap(c, 2)), Refusal::NotEngine),
-        ("nobody told it", child(|c| c.told = None), Refusal::NotToldToEnd),
-        ("target told to end", with(|f| f.target_ending = Some(at(500))), Refusal::TargetEnding),
-        ("another container", child(|c| c.place = Place::Other), Refusal::OtherContainer),
-        ("container not shown", child(|c| c.place = Place::Unknown), Refusal::OtherContainer),
-        ("traced", child(|c| c.condition = Condition::Traced), Refusal::Traced),
-        ("child frozen", child(|c| c.condition = Condition::Held), Refusal::Frozen),
-        ("loop frozen", with(|f| f.loop_condition = Condition::Held), Refusal::Frozen),
-        ("loop gone", with(|f| f.loop_condition = Condition::Gone), Refusal::IdentityChanged),
-        ("child unreadable", child(|c| c.condition = Condition::Unreadable), Refusal::IdentityChanged),
-        ("a helper thread", with(|f| f.loop_thread = false), Refusal::NotLoopThread),
-        ("budget", with(|f| f.guards.budget_spent = true), Refusal::Budget),
-        ("pause", with(|f| f.guards.paused_until = Some(at(9000))), Refusal::Paused),
-        ("two agents", with(|f| f.guards.other_enforcer = true), Refusal::AnotherEnforcer),
-        ("ids unknown", with(|f| f.guards.no_pid_namespace = true), Refusal::NoPidNamespace),
+        (
+            "nobody told it",
+            child(|c| c.told = None),
+            Refusal::NotToldToEnd,
+        ),
+        (
+            "target told to end",
+            with(|f| f.target_ending = Some(at(500))),
+            Refusal::TargetEnding,
+        ),
+        (
+            "another container",
+            child(|c| c.place = Place::Other),
+            Refusal::OtherContainer,
+        ),
+        (
+            "container not shown",
+            child(|c| c.place = Place::Unknown),
+            Refusal::OtherContainer,
+        ),
+        (
+            "traced",
+            child(|c| c.condition = Condition::Traced),
+            Refusal::Traced,
+        ),
+        (
+            "child frozen",
+            child(|c| c.condition = Condition::Held),
+            Refusal::Frozen,
+        ),
+        (
+            "loop frozen",
+            with(|f| f.loop_condition = Condition::Held),
+            Refusal::Frozen,
+        ),
+        (
+            "loop gone",
+            with(|f| f.loop_condition = Condition::Gone),
+            Refusal::IdentityChanged,
+        ),
+        (
+            "child unreadable",
+            child(|c| c.condition = Condition::Unreadable),
+            Refusal::IdentityChanged,
+        ),
+        (
+            "a helper thread",
+            with(|f| f.loop_thread = false),
+            Refusal::NotLoopThread,
+        ),
+        (
+            "budget",
+            with(|f| f.guards.budget_spent = true),
+            Refusal::Budget,
+        ),
+        (
+            "pause",
+            with(|f| f.guards.paused_until = Some(at(9000))),
+            Refusal::Paused,
+        ),
+        (
+            "two agents",
+            with(|f| f.guards.other_enforcer = true),
+            Refusal::AnotherEnforcer,
+        ),
+        (
+            "ids unknown",
+            with(|f| f.guards.no_pid_namespace = true),
+            Refusal::NoPidNamespace,
+        ),
     ];
     for (name, facts, expected) in table {
-        assert_eq!(refusal(&facts, &EngineRules::default(), 5000), Some(expected), "{name}");
-        assert_eq!(refusal(&facts, &EngineRules::default(), 1400), None, "{name}: nothing is said within the grace");
+        assert_eq!(
+            refusal(&facts, &EngineRules::default(), 5000),
+            Some(expected),
+            "{name}"
+        );
+        assert_eq!(
+            refusal(&facts, &EngineRules::default(), 1400),
+            None,
+            "{name}: nothing is said within the grace"
+        );
     }
 }
 
@@ -175,9 +326,18 @@ fn the_one_child_that_is_left_is_meant_by_any_and_by_its_group() {
         gone.condition = Condition::Gone;
         facts.children.push(gone);
     });
-    assert_eq!(decide(&zombie_beside, &rules, at(1500)), strike(Signal::Kill, 500));
-    assert_eq!(decide(&with_group(wedged(), 3), &rules, at(1500)), strike(Signal::Kill, 500));
-    assert_eq!(decide(&with_group(wedged(), 0), &rules, at(1500)), strike(Signal::Kill, 500));
+    assert_eq!(
+        decide(&zombie_beside, &rules, at(1500)),
+        strike(Signal::Kill, 500)
+    );
+    assert_eq!(
+        decide(&with_group(wedged(), 3), &rules, at(1500)),
+        strike(Signal::Kill, 500)
+    );
+    assert_eq!(
+        decide(&with_group(wedged(), 0), &rules, at(1500)),
+        strike(Signal::Kill, 500)
+    );
     let pidfd = with(|facts| {
         facts.awaited = Awaited::PidFd(11);
         facts.pidfd_child = Some(Pid(20));
@@ -187,7 +347,10 @@ fn the_one_child_that_is_left_is_meant_by_any_and_by_its_group() {
 
 #[test]
 fn through_wrapper_signals_the_engine_and_needs_all_the_rest() {
-    let rules = EngineRules { through_wrapper: true, ..EngineRules::default() };
+    let rules = EngineRules {
+        through_wrapper: true,
+        ..EngineRules::default()
+    };
     let wrapped = child(|child| wrap(child, 1));
     let Decision::Strike { child: struck, .. } = decide(&wrapped, &rules, at(1500)) else {
         panic!("expected a strike");
@@ -204,9 +367,15 @@ fn through_wrapper_signals_the_engine_and_needs_all_the_rest() {
 #[test]
 fn an_untold_engine_is_asked_first_and_only_where_the_operator_says_so() {
     let untold = child(|child| child.told = None);
-    let rules = EngineRules { untold_grace: Some(Duration::from_secs(2)), ..EngineRules::default() };
+    let rules = EngineRules {
+        untold_grace: Some(Duration::from_secs(2)),
+        ..EngineRules::default()
+    };
     assert_eq!(decide(&untold, &rules, at(2999)), Decision::Later(at(3000)));
-    assert_eq!(decide(&untold, &rules, at(3000)), strike(Signal::Term, 2000));
+    assert_eq!(
+        decide(&untold, &rules, at(3000)),
+        strike(Signal::Term, 2000)
+    );
     let termed = with(|facts| {
         facts.children[0].told = None;
         facts.termed = Some(at(3000));
@@ -224,21 +393,36 @@ fn a_wait_older_than_the_agent_gets_the_unknown_grace_from_first_sight() {
         facts.first_seen = at(4000);
     });
     let rules = EngineRules::default();
-    assert_eq!(decide(&old, &rules, at(13_999)), Decision::Later(at(14_000)));
-    assert_eq!(decide(&old, &rules, at(14_000)), strike(Signal::Term, 10_000));
+    assert_eq!(
+        decide(&old, &rules, at(13_999)),
+        Decision::Later(at(14_000))
+    );
+    assert_eq!(
+        decide(&old, &rules, at(14_000)),
+        strike(Signal::Term, 10_000)
+    );
 }
 
 #[test]
 fn time_in_which_loop_or_child_was_held_does_not_count() {
     let held = with(|facts| facts.held_until = Some(at(5000)));
-    assert_eq!(decide(&held, &EngineRules::default(), at(5100)), Decision::Later(at(5500)));
+    assert_eq!(
+        decide(&held, &EngineRules::default(), at(5100)),
+        Decision::Later(at(5500))
+    );
 }
 
 #[test]
 fn a_target_that_was_told_long_ago_is_not_ending_any_more() {
     let facts = with(|facts| facts.target_ending = Some(at(500)));
-    assert_eq!(refusal(&facts, &EngineRules::default(), 30_499), Some(Refusal::TargetEnding));
-    assert_eq!(decide(&facts, &EngineRules::default(), at(30_500)), strike(Signal::Kill, 500));
+    assert_eq!(
+        refusal(&facts, &EngineRules::default(), 30_499),
+        Some(Refusal::TargetEnding)
+    );
+    assert_eq!(
+        decide(&facts, &EngineRules::default(), at(30_500)),
+        strike(Signal::Kill, 500)
+    );
 }
 
 #[test]

@@ -43,7 +43,9 @@ pub fn recognise(candidate: &Candidate) -> Recognised {
         // An epoll descriptor wins over any poll or select: who has one uses the others for single waits.
         .max_by_key(|(poller, count)| (poller.class == PollClass::Epoll, *count))
         .map(|(poller, _)| *poller);
-    let found = candidate.found_in.filter(|poller| poller.class == PollClass::Epoll);
+    let found = candidate
+        .found_in
+        .filter(|poller| poller.class == PollClass::Epoll);
     match favourite.or(found) {
         Some(own) if candidate.shared.contains(&own) => Recognised::Pool,
         Some(own) => Recognised::Loop(own),
@@ -62,37 +64,82 @@ const fn needed(class: PollClass) -> u64 {
 mod tests {
     use super::*;
 
-    const EPOLL: Poller = Poller { class: PollClass::Epoll, fd: 5 };
-    const POLL: Poller = Poller { class: PollClass::Poll, fd: 9 };
-    const NAP: Poller = Poller { class: PollClass::Poll, fd: -1 };
+    const EPOLL: Poller = Poller {
+        class: PollClass::Epoll,
+        fd: 5,
+    };
+    const POLL: Poller = Poller {
+        class: PollClass::Poll,
+        fd: 9,
+    };
+    const NAP: Poller = Poller {
+        class: PollClass::Poll,
+        fd: -1,
+    };
 
     fn candidate(pollers: &[(Poller, u64)]) -> Candidate {
-        Candidate { pollers: pollers.to_vec(), ..Candidate::default() }
+        Candidate {
+            pollers: pollers.to_vec(),
+            ..Candidate::default()
+        }
     }
 
     #[test]
     fn threads_are_told_apart() {
         let table = [
             ("never polled", candidate(&[]), Recognised::Undecided),
-            ("polled once", candidate(&[(EPOLL, 1)]), Recognised::Undecided),
-            ("came back", candidate(&[(EPOLL, 2)]), Recognised::Loop(EPOLL)),
-            ("poll in a loop", candidate(&[(POLL, 8)]), Recognised::Loop(POLL)),
-            ("a few polls of a library", candidate(&[(POLL, 3)]), Recognised::Undecided),
-            ("epoll wins over busy nested polls", candidate(&[(POLL, 900), (EPOLL, 2)]), Recognised::Loop(EPOLL)),
-            ("poll without descriptors is a nap", candidate(&[(NAP, 500)]), Recognised::Undecided),
+            (
+                "polled once",
+                candidate(&[(EPOLL, 1)]),
+                Recognised::Undecided,
+            ),
+            (
+                "came back",
+                candidate(&[(EPOLL, 2)]),
+                Recognised::Loop(EPOLL),
+            ),
+            (
+                "poll in a loop",
+                candidate(&[(POLL, 8)]),
+                Recognised::Loop(POLL),
+            ),
+            (
+                "a few polls of a library",
+                candidate(&[(POLL, 3)]),
+                Recognised::Undecided,
+            ),
+            (
+                "epoll wins over busy nested polls",
+                candidate(&[(POLL, 900), (EPOLL, 2)]),
+                Recognised::Loop(EPOLL),
+            ),
+            (
+                "poll without descriptors is a nap",
+                candidate(&[(NAP, 500)]),
+                Recognised::Undecided,
+            ),
             (
                 "shared with another thread",
-                Candidate { shared: vec![EPOLL], ..candidate(&[(EPOLL, 50)]) },
+                Candidate {
+                    shared: vec![EPOLL],
+                    ..candidate(&[(EPOLL, 50)])
+                },
                 Recognised::Pool,
             ),
             (
                 "found inside its poll, idle ever since",
-                Candidate { found_in: Some(EPOLL), ..Candidate::default() },
+                Candidate {
+                    found_in: Some(EPOLL),
+                    ..Candidate::default()
+                },
                 Recognised::Loop(EPOLL),
             ),
             (
                 "found inside a poll on a socket",
-                Candidate { found_in: Some(POLL), ..Candidate::default() },
+                Candidate {
+                    found_in: Some(POLL),
+                    ..Candidate::default()
+                },
                 Recognised::Undecided,
             ),
         ];

@@ -2,7 +2,9 @@
 //! person reads.
 
 /// Which guard refused an action.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Refusal {
     /// The child is not what the configuration names as an engine.
@@ -93,12 +95,16 @@ impl Refusal {
         match self {
             Refusal::NotEngine => "the child is no engine of this target (see --engine)",
             Refusal::NotChild => "the process waited for is no direct child of the loop's process",
-            Refusal::WaitsOnWrapper => "a wrapper stands between the loop and the engine (see through_wrapper)",
+            Refusal::WaitsOnWrapper => {
+                "a wrapper stands between the loop and the engine (see through_wrapper)"
+            }
             Refusal::AmbiguousChild => "the call waits for any of several children",
             Refusal::NotToldToEnd => "nobody has told the child to end",
             Refusal::TargetEnding => "the loop's process is being shut down",
             Refusal::OtherContainer => "the child is not shown to be in the loop's container",
-            Refusal::IdentityChanged => "the child decided about is gone, or its identity cannot be shown",
+            Refusal::IdentityChanged => {
+                "the child decided about is gone, or its identity cannot be shown"
+            }
             Refusal::WaitOver => "the wait ended first",
             Refusal::Traced => "a debugger traces the child",
             Refusal::Frozen => "the child or the loop is frozen or stopped",

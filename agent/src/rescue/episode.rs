@@ -8,7 +8,9 @@ use crate::action::{Child, strike};
 use crate::pipeline::event::{Awaited, WaitOptions};
 use crate::pipeline::family::Process;
 use crate::pipeline::policy::{ChildFacts, Condition, Decision, Guards, Place, WaitFacts, decide};
-use crate::pipeline::{ActionNotice, ChildCause, Mode, Mono, Notice, NsPid, Outcome, Pid, PidKey, Refusal, Signal, Tid};
+use crate::pipeline::{
+    ActionNotice, ChildCause, Mode, Mono, Notice, NsPid, Outcome, Pid, PidKey, Refusal, Signal, Tid,
+};
 use crate::target::proc;
 
 /// After SIGKILL, how long until a child that has not ended is reported.
@@ -59,7 +61,8 @@ impl Sentinel {
         watched.episode = Some(Episode {
             start,
             first_seen: now,
-            older_than_agent: watched.adopted_busy.is_some_and(|first| start <= first) || start < self.started,
+            older_than_agent: watched.adopted_busy.is_some_and(|first| start <= first)
+                || start < self.started,
             wanted,
             pidfd_child,
             next_look: Some(now),
@@ -73,9 +76,16 @@ impl Sentinel {
     /// The episode is over: the loop thread polls, has reaped, or waits for something else.
     pub(super) fn end_episode(&mut self, tid: Tid, over: &Episode, now: Mono) {
         if over.engine.is_some()
-            && let Some(info) = self.loops.get(&tid).and_then(|watched| watched.info.clone())
+            && let Some(info) = self
+                .loops
+                .get(&tid)
+                .and_then(|watched| watched.info.clone())
         {
-            self.tell(Notice::EngineWait { at: now, info, lasted: now.since(over.start) });
+            self.tell(Notice::EngineWait {
+                at: now,
+                info,
+                lasted: now.since(over.start),
+            });
         }
     }
 
@@ -83,18 +93,31 @@ impl Sentinel {
         let Some(watched) = self.loops.get(&tid) else {
             return;
         };
-        let due = watched.episode.as_ref().and_then(|episode| episode.next_look).is_some_and(|at| at <= now);
+        let due = watched
+            .episode
+            .as_ref()
+            .and_then(|episode| episode.next_look)
+            .is_some_and(|at| at <= now);
         if !due || watched.info.is_none() {
             return;
         }
-        let Some(engine) = self.settings.targets.get(watched.target).and_then(|target| target.engine) else {
+        let Some(engine) = self
+            .settings
+            .targets
+            .get(watched.target)
+            .and_then(|target| target.engine)
+        else {
             return;
         };
         let Some((facts, engine_child)) = self.gather(tid, now) else {
             return;
         };
         let decision = decide(&facts, &engine.rules, now);
-        if let Some(episode) = self.loops.get_mut(&tid).and_then(|watched| watched.episode.as_mut()) {
+        if let Some(episode) = self
+            .loops
+            .get_mut(&tid)
+            .and_then(|watched| watched.episode.as_mut())
+        {
             episode.held_until = facts.held_until;
             episode.engine = episode.engine.or(engine_child);
             episode.next_look = match &decision {
@@ -105,12 +128,23 @@ impl Sentinel {
         }
         match decision {
             Decision::Leave | Decision::Later(_) => {}
-            Decision::Refuse { child, exe, signal, refusal, .. } => {
+            Decision::Refuse {
+                child,
+                exe,
+                signal,
+                refusal,
+                ..
+            } => {
                 // Without a child there is no line to write: the contract's line names one.
                 let about = child.unwrap_or(Pid(0));
                 self.refused(tid, about, exe, signal, refusal, engine.rules.grace, now);
             }
-            Decision::Strike { child, exe, signal, grace } => self.act(tid, child, exe, signal, grace, now),
+            Decision::Strike {
+                child,
+                exe,
+                signal,
+                grace,
+            } => self.act(tid, child, exe, signal, grace, now),
         }
     }
 
@@ -135,7 +169,11 @@ impl Sentinel {
         let held_now = |condition: Condition| condition == Condition::Held;
         let loop_condition = condition_of(&loop_status);
         let mut held_until = episode.held_until;
-        for known in children.iter().map(|child| child.key.pid).chain([id.process.pid]) {
+        for known in children
+            .iter()
+            .map(|child| child.key.pid)
+            .chain([id.process.pid])
+        {
             let process = self.family.get(known);
             held_until = held_until.max(process.and_then(|process| process.held_until));
             if process.is_some_and(|process| process.stopped.is_some()) {
@@ -148,7 +186,9 @@ impl Sentinel {
         let engine = children.iter().find(|child| {
             child.engine == Some(true)
                 && match awaited {
-                    Awaited::Process(number) => child.ns_pid.map(|ns| ns.0) == u32::try_from(number).ok(),
+                    Awaited::Process(number) => {
+                        child.ns_pid.map(|ns| ns.0) == u32::try_from(number).ok()
+                    }
                     Awaited::PidFd(_) => Some(child.key.pid) == episode.pidfd_child,
                     Awaited::Any | Awaited::Group(_) => true,
                 }
@@ -161,7 +201,9 @@ impl Sentinel {
             awaited,
             options,
             pidfd_child: episode.pidfd_child,
-            own_group: loop_status.ok().and_then(|status| status.ns_groups.last().copied()),
+            own_group: loop_status
+                .ok()
+                .and_then(|status| status.ns_groups.last().copied()),
             loop_thread: watched.info.is_some(),
             loop_condition,
             target_ending: parent.and_then(|process| process.ending),
@@ -190,14 +232,20 @@ impl Sentinel {
         } else {
             Vec::new()
         };
-        let place = match (&child.container, parent.and_then(|parent| parent.container.as_ref())) {
+        let place = match (
+            &child.container,
+            parent.and_then(|parent| parent.container.as_ref()),
+        ) {
             (Some(of_child), Some(of_loop)) if of_child == of_loop => Place::Same,
             (Some(_), Some(_)) => Place::Other,
             _ => Place::Unknown,
         };
         ChildFacts {
             key: child.key,
-            ns_pid: child.ns_pid.and_then(|number| u32::try_from(number).ok()).map(NsPid),
+            ns_pid: child
+                .ns_pid
+                .and_then(|number| u32::try_from(number).ok())
+                .map(NsPid),
             group,
             exe: child.exe.clone(),
             engine: child.engine,
@@ -209,7 +257,15 @@ impl Sentinel {
         }
     }
 
-    fn act(&mut self, tid: Tid, child: PidKey, exe: String, signal: Signal, grace: Duration, now: Mono) {
+    fn act(
+        &mut self,
+        tid: Tid,
+        child: PidKey,
+        exe: String,
+        signal: Signal,
+        grace: Duration,
+        now: Mono,
+    ) {
         let mode = self.settings.mode;
         let mut struck = None;
         let (outcome, detail) = if mode == Mode::Observe {
@@ -246,7 +302,15 @@ impl Sentinel {
             }
         }
         if let (Some(held), Some(stall)) = (struck, watched.stall.as_mut()) {
-            stall.strikes.push(Struck { child: held, exe, signal, grace, at, ended: None, said_ineffective: false });
+            stall.strikes.push(Struck {
+                child: held,
+                exe,
+                signal,
+                grace,
+                at,
+                ended: None,
+                said_ineffective: false,
+            });
         }
         if outcome == Outcome::Sent && signal == Signal::Kill {
             self.paused.insert(process.pid, at.plus(pause));
@@ -255,8 +319,16 @@ impl Sentinel {
     }
 
     /// Opens the child, checks the same episode and the same processes once more, and signals.
-    fn strike(&mut self, tid: Tid, child: PidKey, signal: Signal) -> (Outcome, Option<Child>, Option<String>) {
-        let Some((id, start)) = self.loops.get(&tid).and_then(|watched| Some((watched.id, watched.episode.as_ref()?.start)))
+    fn strike(
+        &mut self,
+        tid: Tid,
+        child: PidKey,
+        signal: Signal,
+    ) -> (Outcome, Option<Child>, Option<String>) {
+        let Some((id, start)) = self
+            .loops
+            .get(&tid)
+            .and_then(|watched| Some((watched.id, watched.episode.as_ref()?.start)))
         else {
             return (Outcome::Refused(Refusal::WaitOver), None, None);
         };
@@ -267,7 +339,9 @@ impl Sentinel {
                 return Err(Refusal::WaitOver);
             }
             for key in [child, id.process] {
-                if sensor.alive(key.pid) != Some(key.start_ns) || family.get(key.pid).map(|process| process.key) != Some(key) {
+                if sensor.alive(key.pid) != Some(key.start_ns)
+                    || family.get(key.pid).map(|process| process.key) != Some(key)
+                {
                     return Err(Refusal::IdentityChanged);
                 }
             }
@@ -275,7 +349,11 @@ impl Sentinel {
             match (stat, status.map(|status| status.condition(false))) {
                 (Ok(stat), Ok(Condition::Free)) => {
                     let expected = family.get(child.pid).map(|process| process.parent);
-                    if Some(stat.parent) == expected { Ok(()) } else { Err(Refusal::NotChild) }
+                    if Some(stat.parent) == expected {
+                        Ok(())
+                    } else {
+                        Err(Refusal::NotChild)
+                    }
                 }
                 (_, Ok(Condition::Traced)) => Err(Refusal::Traced),
                 (_, Ok(Condition::Held)) => Err(Refusal::Frozen),
@@ -284,7 +362,10 @@ impl Sentinel {
         })
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the fields of one line, named where they are known")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the fields of one line, named where they are known"
+    )]
     fn refused(
         &mut self,
         tid: Tid,
@@ -302,17 +383,31 @@ impl Sentinel {
             .is_some_and(|episode| episode.said.insert(refusal));
         if fresh {
             self.open_stall_for_action(tid, now);
-            self.tell_action(tid, (child, exe, signal, Outcome::Refused(refusal), grace, None), now);
+            self.tell_action(
+                tid,
+                (child, exe, signal, Outcome::Refused(refusal), grace, None),
+                now,
+            );
         }
     }
 
     pub(super) fn tell_action(
         &mut self,
         tid: Tid,
-        (child, child_exe, signal, outcome, grace, detail): (Pid, String, Signal, Outcome, Duration, Option<String>),
+        (child, child_exe, signal, outcome, grace, detail): (
+            Pid,
+            String,
+            Signal,
+            Outcome,
+            Duration,
+            Option<String>,
+        ),
         at: Mono,
     ) {
-        let Some((watched, stall)) = self.loops.get(&tid).and_then(|watched| Some((watched, watched.stall.as_ref()?)))
+        let Some((watched, stall)) = self
+            .loops
+            .get(&tid)
+            .and_then(|watched| Some((watched, watched.stall.as_ref()?)))
         else {
             return;
         };
@@ -336,7 +431,11 @@ impl Sentinel {
 
     /// Learns of the end of signalled children, and reports those that do not end.
     pub(super) fn follow_strikes(&mut self, tid: Tid, now: Mono) {
-        let Some(stall) = self.loops.get_mut(&tid).and_then(|watched| watched.stall.as_mut()) else {
+        let Some(stall) = self
+            .loops
+            .get_mut(&tid)
+            .and_then(|watched| watched.stall.as_mut())
+        else {
             return;
         };
         let mut late = Vec::new();
@@ -347,13 +446,27 @@ impl Sentinel {
             let due = struck.signal == Signal::Kill && now.since(struck.at) >= INEFFECTIVE_AFTER;
             if struck.ended.is_none() && due && !struck.said_ineffective {
                 struck.said_ineffective = true;
-                let state = proc::status(struck.child.key.pid).map_or("unreadable", |status| status.state_name());
-                let detail = format!("still there {} ms after SIGKILL: {state}", now.since(struck.at).as_millis());
-                late.push((struck.child.key.pid, struck.exe.clone(), struck.signal, struck.grace, detail));
+                let state = proc::status(struck.child.key.pid)
+                    .map_or("unreadable", |status| status.state_name());
+                let detail = format!(
+                    "still there {} ms after SIGKILL: {state}",
+                    now.since(struck.at).as_millis()
+                );
+                late.push((
+                    struck.child.key.pid,
+                    struck.exe.clone(),
+                    struck.signal,
+                    struck.grace,
+                    detail,
+                ));
             }
         }
         for (pid, exe, signal, grace, detail) in late {
-            self.tell_action(tid, (pid, exe, signal, Outcome::Ineffective, grace, Some(detail)), now);
+            self.tell_action(
+                tid,
+                (pid, exe, signal, Outcome::Ineffective, grace, Some(detail)),
+                now,
+            );
         }
     }
 
@@ -362,10 +475,12 @@ impl Sentinel {
         let episode = watched.episode.as_ref()?;
         let children = self.family.children(watched.id.process.pid);
         let child = match episode.wanted {
-            Wanted::Wait(Awaited::Process(number), _) => {
-                children.into_iter().find(|child| child.ns_pid == Some(number))?
+            Wanted::Wait(Awaited::Process(number), _) => children
+                .into_iter()
+                .find(|child| child.ns_pid == Some(number))?,
+            Wanted::Wait(Awaited::PidFd(_), _) | Wanted::Pidfd(_) => {
+                self.family.get(episode.pidfd_child?)?
             }
-            Wanted::Wait(Awaited::PidFd(_), _) | Wanted::Pidfd(_) => self.family.get(episode.pidfd_child?)?,
             Wanted::Wait(Awaited::Any | Awaited::Group(_), _) => match children.as_slice() {
                 [only] => only,
                 _ => return None,
@@ -374,10 +489,17 @@ impl Sentinel {
         let state = proc::status(child.key.pid).map_or("gone", |status| status.state_name());
         Some(ChildCause {
             pid: child.key.pid,
-            ns_pid: NsPid(child.ns_pid.and_then(|number| u32::try_from(number).ok()).unwrap_or(child.key.pid.0)),
+            ns_pid: NsPid(
+                child
+                    .ns_pid
+                    .and_then(|number| u32::try_from(number).ok())
+                    .unwrap_or(child.key.pid.0),
+            ),
             exe: child.exe.clone(),
             state: state.to_owned(),
-            told_to_end_ms_ago: child.told.map(|told| now.since(told).as_secs_f64() * 1000.0),
+            told_to_end_ms_ago: child
+                .told
+                .map(|told| now.since(told).as_secs_f64() * 1000.0),
         })
     }
 }

@@ -1,11 +1,11 @@
 //! A quick look at a stalled thread: files of procfs that never block on the process's memory or file systems.
 
 use super::loops::Loop;
+use crate::kernel::syscalls;
+use crate::kernel::thread_call::{ThreadCall, thread_call};
 use crate::pipeline::classify::{Descriptor, Doing, Scheduled, ThreadFacts};
 use crate::pipeline::event::{Beat, Reading};
 use crate::pipeline::{ChildCause, LoopId, Mono};
-use crate::kernel::syscalls;
-use crate::kernel::thread_call::{ThreadCall, thread_call};
 use crate::target::proc;
 
 /// The scheduler's accounts of a thread at one moment.
@@ -43,7 +43,9 @@ pub(super) fn look(
 
 /// In a wait call, or between two of several: one look with WNOHANG is no wait.
 pub(super) fn waits(reading: &Reading) -> bool {
-    reading.wait.is_some_and(|wait| wait.calls > 1 || (wait.call.is_some() && !wait.options.polls()))
+    reading
+        .wait
+        .is_some_and(|wait| wait.calls > 1 || (wait.call.is_some() && !wait.options.polls()))
 }
 
 fn doing(id: LoopId) -> Doing {
@@ -53,7 +55,9 @@ fn doing(id: LoopId) -> Doing {
         Ok(ThreadCall::Elsewhere) => Doing::Elsewhere,
         Ok(ThreadCall::In { number, args }) => Doing::Call {
             name: syscalls::name(number),
-            descriptor: i32::try_from(args[0]).ok().and_then(|fd| descriptor(&proc::descriptor(pid, fd).ok()?)),
+            descriptor: i32::try_from(args[0])
+                .ok()
+                .and_then(|fd| descriptor(&proc::descriptor(pid, fd).ok()?)),
             operation: args[1],
         },
         Err(_) => Doing::Unreadable,
@@ -73,17 +77,32 @@ fn descriptor(link: &str) -> Option<Descriptor> {
 }
 
 fn accounts(id: LoopId, at: Mono) -> Option<Accounts> {
-    let text = std::fs::read_to_string(format!("/proc/{}/task/{}/schedstat", id.process.pid, id.tid)).ok()?;
+    let text = std::fs::read_to_string(format!(
+        "/proc/{}/task/{}/schedstat",
+        id.process.pid, id.tid
+    ))
+    .ok()?;
     let mut numbers = text.split_whitespace().map(str::parse::<u64>);
-    Some(Accounts { at, run_ns: numbers.next()?.ok()?, wait_ns: numbers.next()?.ok()? })
+    Some(Accounts {
+        at,
+        run_ns: numbers.next()?.ok()?,
+        wait_ns: numbers.next()?.ok()?,
+    })
 }
 
 /// Since when a loop is away from its poller, if it is: busy, or in a poll that should have returned.
 pub(super) fn away_since(watched: &Loop, reading: &Reading, now: Mono) -> Option<Mono> {
     let since = match reading.beat {
         Beat::Busy { since } => since,
-        Beat::Polling { deadline: Some(deadline), .. } if deadline < now => deadline,
+        Beat::Polling {
+            deadline: Some(deadline),
+            ..
+        } if deadline < now => deadline,
         _ => return None,
     };
-    Some(watched.adopted_busy.map_or(since, |first_seen| first_seen.max(since)))
+    Some(
+        watched
+            .adopted_busy
+            .map_or(since, |first_seen| first_seen.max(since)),
+    )
 }

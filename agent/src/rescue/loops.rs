@@ -99,6 +99,8 @@ impl Loop {
             let waits = wait.calls > 1 || !wait.options.polls();
             return waits.then_some((wait.start, Wanted::Wait(wait.awaited, wait.options)));
         }
-        reading.nested.map(|nested| (nested.first, Wanted::Pidfd(nested.poller)))
+        reading
+            .nested
+            .map(|nested| (nested.first, Wanted::Pidfd(nested.poller)))
     }
 }

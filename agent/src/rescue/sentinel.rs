@@ -11,6 +11,7 @@ use super::loops::Loop;
 use super::settings::Settings;
 use super::thread::Summary;
 use crate::action::{Budget, EnforcerLock, GuardError, RunDir};
+use crate::kernel::thread_call::Found;
 use crate::kernel::{Adoption, Sensor, clock};
 use crate::pipeline::event::{Beat, KernelEvent, Poller, WaitReading, What};
 use crate::pipeline::family::{Family, Process};
@@ -18,7 +19,6 @@ use crate::pipeline::policy::Guards;
 use crate::pipeline::{EndedBy, IncidentId, LoopId, Mode, Mono, Notice, Pid, PidKey, Tid};
 use crate::target::proc;
 use crate::target::scout::{Answer, Matching, Question, Scout};
-use crate::kernel::thread_call::Found;
 use crate::target::sight::Sighting;
 
 /// How often all processes are compared with what is known, to heal lost events.
@@ -55,7 +55,9 @@ pub(super) struct Sentinel {
 
 impl fmt::Debug for Sentinel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sentinel").field("loops", &self.loops.len()).finish_non_exhaustive()
+        f.debug_struct("Sentinel")
+            .field("loops", &self.loops.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -126,13 +128,22 @@ impl Sentinel {
         if !self.scout.ask(question) {
             // The next rescan asks again; until then it is a loss like any other.
             let at = clock::now();
-            (self.tell)(Notice::Lost { at, what: "scout_queue_full".into(), count: 1 });
+            (self.tell)(Notice::Lost {
+                at,
+                what: "scout_queue_full".into(),
+                count: 1,
+            });
         }
     }
 
     /// Watches processes from now on, and all that descends from them.
     pub(super) fn watch(&mut self, processes: &[(Pid, usize)]) {
-        let exact: HashMap<Pid, u64> = self.sensor.list().into_iter().map(|task| (task.pid, task.start_ns)).collect();
+        let exact: HashMap<Pid, u64> = self
+            .sensor
+            .list()
+            .into_iter()
+            .map(|task| (task.pid, task.start_ns))
+            .collect();
         for (pid, target) in processes {
             self.follow(*pid, *target, &exact);
         }
@@ -144,23 +155,40 @@ impl Sentinel {
         let Ok(stat) = proc::stat(pid) else {
             return;
         };
-        let start_ns = exact.get(&pid).copied().unwrap_or_else(|| proc::start_ns(&stat));
+        let start_ns = exact
+            .get(&pid)
+            .copied()
+            .unwrap_or_else(|| proc::start_ns(&stat));
         let key = PidKey { pid, start_ns };
         if self.family.get(pid).is_some_and(|known| known.key == key) {
             return;
         }
         if let Err(error) = self.sensor.know(pid, start_ns, stat.parent, true) {
             log::error!("cannot watch process {pid}: {error}");
-            (self.tell)(Notice::Lost { at: clock::now(), what: "process_not_watched".into(), count: 1 });
+            (self.tell)(Notice::Lost {
+                at: clock::now(),
+                what: "process_not_watched".into(),
+                count: 1,
+            });
             return;
         }
-        self.family.insert(Process::found(key, stat.parent, target, true));
-        self.ask(Question::Look { pid, target, threads: true });
+        self.family
+            .insert(Process::found(key, stat.parent, target, true));
+        self.ask(Question::Look {
+            pid,
+            target,
+            threads: true,
+        });
     }
 
     pub(super) fn answered(&mut self, answer: Answer) {
         match answer {
-            Answer::Seen { sighting, target, engine, threads } => self.seen(&sighting, target, engine, threads),
+            Answer::Seen {
+                sighting,
+                target,
+                engine,
+                threads,
+            } => self.seen(&sighting, target, engine, threads),
             Answer::Unreadable { pid, error } => {
                 log::debug!("process {pid} could not be read: {error}");
                 if !std::path::Path::new(&format!("/proc/{pid}")).exists() {
@@ -181,7 +209,10 @@ impl Sentinel {
         }
         process.engine = Some(engine);
         process.ns_pid = process.ns_pid.or(sighting.ns_pid);
-        process.container = sighting.container.clone().or_else(|| process.container.take());
+        process.container = sighting
+            .container
+            .clone()
+            .or_else(|| process.container.take());
         process.parent = sighting.parent;
         process.target = target;
         let (key, parent) = (process.key, process.parent);
@@ -204,7 +235,11 @@ impl Sentinel {
     }
 
     fn threads_of(&self, pid: Pid) -> Vec<Tid> {
-        self.loops.values().filter(|watched| watched.id.process.pid == pid).map(|watched| watched.id.tid).collect()
+        self.loops
+            .values()
+            .filter(|watched| watched.id.process.pid == pid)
+            .map(|watched| watched.id.tid)
+            .collect()
     }
 
     /// Gives records to threads that were inside a poll when the agent came, and to a leader that was away from one.
@@ -215,26 +250,58 @@ impl Sentinel {
             if let Found::Polling(poller, timeout) = found {
                 polled.push(*poller);
                 let deadline = timeout.map(|span| now.plus(Duration::from_nanos(span)));
-                self.adopt(key, *tid, target, Some(*poller), Beat::Polling { since: now, deadline }, None);
+                self.adopt(
+                    key,
+                    *tid,
+                    target,
+                    Some(*poller),
+                    Beat::Polling {
+                        since: now,
+                        deadline,
+                    },
+                    None,
+                );
             }
         }
         let leader = Tid(key.pid.0);
-        let leader_found = sighting.threads.iter().find(|(tid, _)| *tid == leader).map(|(_, found)| *found);
-        let another_polls = sighting.epolls.iter().any(|fd| polled.iter().any(|poller| poller.fd == *fd));
+        let leader_found = sighting
+            .threads
+            .iter()
+            .find(|(tid, _)| *tid == leader)
+            .map(|(_, found)| *found);
+        let another_polls = sighting
+            .epolls
+            .iter()
+            .any(|fd| polled.iter().any(|poller| poller.fd == *fd));
         // Away from its poller at first sight: a loop if it leads the process, which has an epoll descriptor that no
         // other thread polls.
-        if let (Some(fd), Some(found), false) = (sighting.epolls.first(), leader_found, another_polls)
+        if let (Some(fd), Some(found), false) =
+            (sighting.epolls.first(), leader_found, another_polls)
             && !matches!(found, Found::Polling(..))
             && !self.loops.contains_key(&leader)
         {
             let wait = match found {
-                Found::Waiting(awaited, options) => {
-                    Some(WaitReading { start: now, call: Some(now), calls: 1, awaited, options })
-                }
+                Found::Waiting(awaited, options) => Some(WaitReading {
+                    start: now,
+                    call: Some(now),
+                    calls: 1,
+                    awaited,
+                    options,
+                }),
                 _ => None,
             };
-            let own = Poller { class: crate::pipeline::event::PollClass::Epoll, fd: *fd };
-            self.adopt(key, leader, target, Some(own), Beat::Busy { since: now }, wait);
+            let own = Poller {
+                class: crate::pipeline::event::PollClass::Epoll,
+                fd: *fd,
+            };
+            self.adopt(
+                key,
+                leader,
+                target,
+                Some(own),
+                Beat::Busy { since: now },
+                wait,
+            );
             if let Some(watched) = self.loops.get_mut(&leader) {
                 watched.adopted_busy = Some(now);
             }
@@ -253,11 +320,23 @@ impl Sentinel {
         if self.loops.contains_key(&tid) {
             return;
         }
-        let Some(stall_after) = self.settings.targets.get(target).map(|target| target.stall_after) else {
+        let Some(stall_after) = self
+            .settings
+            .targets
+            .get(target)
+            .map(|target| target.stall_after)
+        else {
             return;
         };
         let stall_after_ns = u64::try_from(stall_after.as_nanos()).unwrap_or(u64::MAX);
-        let adoption = Adoption { pid: key.pid, tid, own, beat, wait, stall_after_ns };
+        let adoption = Adoption {
+            pid: key.pid,
+            tid,
+            own,
+            beat,
+            wait,
+            stall_after_ns,
+        };
         let Some(slot) = self.sensor.adopt(adoption) else {
             return;
         };
@@ -269,8 +348,12 @@ impl Sentinel {
     /// Compares all processes with what is known: adds descendants whose birth was not seen, removes who is gone.
     fn scanned(&mut self, processes: &[(Pid, Pid)]) {
         let parents: HashMap<Pid, Pid> = processes.iter().copied().collect();
-        let gone: Vec<Pid> =
-            self.family.iter().map(|process| process.key.pid).filter(|pid| !parents.contains_key(pid)).collect();
+        let gone: Vec<Pid> = self
+            .family
+            .iter()
+            .map(|process| process.key.pid)
+            .filter(|pid| !parents.contains_key(pid))
+            .collect();
         for pid in gone {
             // The exit may just not have been reported yet: the kernel's own list decides.
             if self.sensor.alive(pid).is_none() || proc::stat(pid).is_err() {
@@ -290,7 +373,11 @@ impl Sentinel {
             let before = self.family.iter().count();
             for (pid, target) in found {
                 let exact = exact.get_or_insert_with(|| {
-                    self.sensor.list().into_iter().map(|task| (task.pid, task.start_ns)).collect::<HashMap<_, _>>()
+                    self.sensor
+                        .list()
+                        .into_iter()
+                        .map(|task| (task.pid, task.start_ns))
+                        .collect::<HashMap<_, _>>()
                 });
                 let exact = std::mem::take(exact);
                 self.follow(pid, target, &exact);
@@ -314,7 +401,13 @@ impl Sentinel {
     fn take(&mut self, event: &KernelEvent) {
         log::trace!("{event:?}");
         if let What::Exited { start_ns, .. } = event.what {
-            self.child_ended(PidKey { pid: event.pid, start_ns }, event.at);
+            self.child_ended(
+                PidKey {
+                    pid: event.pid,
+                    start_ns,
+                },
+                event.at,
+            );
             self.process_ended(event.pid, event.at, EndedBy::Exit);
         }
         let must_read = self.family.apply(event);
@@ -347,21 +440,47 @@ impl Sentinel {
         };
         let target = process.target;
         // By its basename alone an engine is known at once; by its command line when the scout has read it.
-        if self.rules.as_ref().is_some_and(|rules| rules.is_engine(target, exe, "")) {
+        if self
+            .rules
+            .as_ref()
+            .is_some_and(|rules| rules.is_engine(target, exe, ""))
+        {
             process.engine = Some(true);
         }
-        self.ask(Question::Look { pid: event.pid, target, threads: false });
+        self.ask(Question::Look {
+            pid: event.pid,
+            target,
+            threads: false,
+        });
     }
 
     fn poller_seen(&mut self, event: &KernelEvent, poller: Poller) {
-        let Some((key, target)) = self.family.get(event.pid).map(|process| (process.key, process.target)) else {
+        let Some((key, target)) = self
+            .family
+            .get(event.pid)
+            .map(|process| (process.key, process.target))
+        else {
             return;
         };
-        if self.pools.get(&event.pid).is_some_and(|pools| pools.contains(&poller)) {
+        if self
+            .pools
+            .get(&event.pid)
+            .is_some_and(|pools| pools.contains(&poller))
+        {
             self.sensor.release(event.tid, true);
             return;
         }
-        self.adopt(key, event.tid, target, None, Beat::Polling { since: event.at, deadline: None }, None);
+        self.adopt(
+            key,
+            event.tid,
+            target,
+            None,
+            Beat::Polling {
+                since: event.at,
+                deadline: None,
+            },
+            None,
+        );
         if let Some(watched) = self.loops.get_mut(&event.tid) {
             watched.candidate.pollers = vec![(poller, 1)];
         }
@@ -377,7 +496,11 @@ impl Sentinel {
 
     fn child_ended(&mut self, child: PidKey, at: Mono) {
         for watched in self.loops.values_mut() {
-            for struck in watched.stall.iter_mut().flat_map(|stall| &mut stall.strikes) {
+            for struck in watched
+                .stall
+                .iter_mut()
+                .flat_map(|stall| &mut stall.strikes)
+            {
                 if struck.child.key == child && struck.ended.is_none() {
                     struck.ended = Some(at);
                 }
@@ -409,12 +532,20 @@ impl Sentinel {
         }
         let events = self.sensor.events_fd().is_some();
         if now >= self.next_rescan {
-            self.next_rescan = now.plus(if events { RESCAN } else { RESCAN_WITHOUT_EVENTS });
+            self.next_rescan = now.plus(if events {
+                RESCAN
+            } else {
+                RESCAN_WITHOUT_EVENTS
+            });
             let appraise = self.settings.match_all;
             self.ask(Question::Scan { appraise });
             self.tell_lost(now);
         }
-        let earliest = self.loops.values().map(|watched| self.due_of(watched, now)).min();
+        let earliest = self
+            .loops
+            .values()
+            .map(|watched| self.due_of(watched, now))
+            .min();
         let mut due = earliest.unwrap_or(self.next_rescan).min(self.next_rescan);
         if !events && !self.loops.is_empty() {
             due = due.min(now.plus(SAMPLE));
@@ -427,7 +558,11 @@ impl Sentinel {
         for (what, count) in self.sensor.lost() {
             let before = self.told_lost.insert(what, count).unwrap_or(0);
             if count > before {
-                (self.tell)(Notice::Lost { at, what: what.to_owned(), count: count - before });
+                (self.tell)(Notice::Lost {
+                    at,
+                    what: what.to_owned(),
+                    count: count - before,
+                });
             }
         }
     }
@@ -437,7 +572,9 @@ impl Sentinel {
         let enforce = self.settings.mode == Mode::Enforce;
         Guards {
             paused_until: self.paused.get(&process.pid).copied(),
-            budget_spent: self.budget_of(process).is_none_or(|budget| budget.is_spent(now))
+            budget_spent: self
+                .budget_of(process)
+                .is_none_or(|budget| budget.is_spent(now))
                 || self.node_budget.is_spent(now),
             other_enforcer: enforce && !self.hold_lock(process),
             no_pid_namespace: false,
@@ -449,7 +586,9 @@ impl Sentinel {
         if self.locks.contains_key(&process.pid) {
             return true;
         }
-        let taken = self.open_run_dir().and_then(|dir| EnforcerLock::take(&dir, process));
+        let taken = self
+            .open_run_dir()
+            .and_then(|dir| EnforcerLock::take(&dir, process));
         match taken {
             Ok(Some(lock)) => {
                 self.locks.insert(process.pid, lock);
@@ -457,7 +596,10 @@ impl Sentinel {
             }
             Ok(None) => false,
             Err(error) => {
-                log::error!("cannot lock process {} for this agent: {error}", process.pid);
+                log::error!(
+                    "cannot lock process {} for this agent: {error}",
+                    process.pid
+                );
                 false
             }
         }
@@ -478,14 +620,18 @@ impl Sentinel {
             let target = self.family.get(process.pid)?.target;
             let engine = self.settings.targets.get(target)?.engine?;
             let budget = if self.settings.mode == Mode::Enforce {
-                self.open_run_dir().and_then(|dir| Budget::of(&dir, process, engine.max_kills, engine.per))
+                self.open_run_dir()
+                    .and_then(|dir| Budget::of(&dir, process, engine.max_kills, engine.per))
             } else {
                 Ok(Budget::new(engine.max_kills, engine.per))
             };
             match budget {
                 Ok(budget) => self.budgets.insert(process.pid, budget),
                 Err(error) => {
-                    log::error!("cannot read the kill budget of process {}: {error}", process.pid);
+                    log::error!(
+                        "cannot read the kill budget of process {}: {error}",
+                        process.pid
+                    );
                     return None;
                 }
             };
@@ -506,8 +652,13 @@ impl Sentinel {
     }
 
     pub(super) fn new_incident(&mut self) -> IncidentId {
-        #[expect(clippy::disallowed_methods, reason = "names of incidents sort by wall-clock time")]
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "names of incidents sort by wall-clock time"
+        )]
+        let unix = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         self.incidents += 1;
         let mut hasher = self.noise.build_hasher();
         hasher.write_u64(self.incidents);

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::pipeline::policy::EngineRules;
 use crate::pipeline::Mode;
+use crate::pipeline::policy::EngineRules;
 
 /// How engines of one target are treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +40,11 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { node_kills: 200, per: Duration::from_secs(60), pause: Duration::from_secs(1) }
+        Self {
+            node_kills: 200,
+            per: Duration::from_secs(60),
+            pause: Duration::from_secs(1),
+        }
     }
 }
 

@@ -7,11 +7,13 @@ use super::look::{away_since, look};
 use super::loops::{Loop, Stall};
 use super::sentinel::Sentinel;
 use crate::kernel::clock;
+use crate::kernel::syscalls;
 use crate::pipeline::classify::classify;
 use crate::pipeline::event::{Beat, PollClass, Poller};
 use crate::pipeline::recognise::{Recognised, recognise};
-use crate::pipeline::{Cause, EndedBy, LoopInfo, LoopTotals, Mode, Mono, Notice, Pid, StallView, Tid};
-use crate::kernel::syscalls;
+use crate::pipeline::{
+    Cause, EndedBy, LoopInfo, LoopTotals, Mode, Mono, Notice, Pid, StallView, Tid,
+};
 
 /// How often an open stall is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -31,8 +33,12 @@ impl Sentinel {
     /// Decides anew on all candidates of a process: a second thread at the same poller makes a pool of both.
     pub(super) fn recognise_process(&mut self, pid: Pid) {
         let now = clock::now();
-        let tids: Vec<Tid> =
-            self.loops.values().filter(|watched| watched.id.process.pid == pid).map(|watched| watched.id.tid).collect();
+        let tids: Vec<Tid> = self
+            .loops
+            .values()
+            .filter(|watched| watched.id.process.pid == pid)
+            .map(|watched| watched.id.tid)
+            .collect();
         for tid in tids {
             self.recognise(tid, now);
         }
@@ -55,8 +61,16 @@ impl Sentinel {
         };
         let pid = watched.id.process.pid;
         let mut shared: Vec<Poller> = Vec::new();
-        for other in self.loops.values().filter(|other| other.id.process.pid == pid && other.id.tid != tid) {
-            shared.extend(Self::pollers_of(other).into_iter().map(|(poller, _)| poller));
+        for other in self
+            .loops
+            .values()
+            .filter(|other| other.id.process.pid == pid && other.id.tid != tid)
+        {
+            shared.extend(
+                Self::pollers_of(other)
+                    .into_iter()
+                    .map(|(poller, _)| poller),
+            );
             shared.extend(other.candidate.found_in);
         }
         let mut candidate = watched.candidate.clone();
@@ -65,7 +79,11 @@ impl Sentinel {
         match recognise(&candidate) {
             Recognised::Loop(own) if watched.info.is_none() => self.recognised(tid, own, now),
             Recognised::Pool => {
-                for (poller, _) in candidate.pollers.iter().filter(|(poller, _)| candidate.shared.contains(poller)) {
+                for (poller, _) in candidate
+                    .pollers
+                    .iter()
+                    .filter(|(poller, _)| candidate.shared.contains(poller))
+                {
                     self.mark_pool(pid, *poller);
                 }
                 let threads: Vec<Tid> = self
@@ -73,8 +91,11 @@ impl Sentinel {
                     .values()
                     .filter(|other| other.id.process.pid == pid)
                     .filter(|other| {
-                        let mut pollers = Self::pollers_of(other).into_iter().map(|(poller, _)| poller);
-                        pollers.any(|poller| candidate.pollers.iter().any(|(own, _)| *own == poller))
+                        let mut pollers = Self::pollers_of(other)
+                            .into_iter()
+                            .map(|(poller, _)| poller);
+                        pollers
+                            .any(|poller| candidate.pollers.iter().any(|(own, _)| *own == poller))
                     })
                     .map(|other| other.id.tid)
                     .collect();
@@ -105,12 +126,15 @@ impl Sentinel {
             id: watched.id,
             slot: watched.slot,
             target: target.map(|target| target.name.clone()).unwrap_or_default(),
-            exe: process.map(|process| process.exe.clone()).unwrap_or_default(),
+            exe: process
+                .map(|process| process.exe.clone())
+                .unwrap_or_default(),
             poller: poller.to_owned(),
             plan: way.name(),
         });
         watched.info = Some(info.clone());
-        let guarded = self.settings.mode == Mode::Enforce && target.is_some_and(|target| target.engine.is_some());
+        let guarded = self.settings.mode == Mode::Enforce
+            && target.is_some_and(|target| target.engine.is_some());
         let key = watched.id.process;
         self.tell(Notice::Loop { at: now, info });
         if guarded {
@@ -127,13 +151,20 @@ impl Sentinel {
         let (Some(reading), true) = (watched.last.as_ref(), watched.info.is_some()) else {
             return;
         };
-        let stopped = self.family.get(watched.id.process.pid).and_then(|process| process.stopped);
+        let stopped = self
+            .family
+            .get(watched.id.process.pid)
+            .and_then(|process| process.stopped);
         let away = away_since(watched, reading, now).or(stopped);
         match (&watched.stall, away) {
-            (None, Some(since)) if now.since(since) >= watched.stall_after => self.open_stall(tid, since, now),
+            (None, Some(since)) if now.since(since) >= watched.stall_after => {
+                self.open_stall(tid, since, now)
+            }
             (Some(stall), _) => {
                 let back = match reading.beat {
-                    Beat::Polling { since, .. } | Beat::Busy { since } if since > stall.since => Some(since),
+                    Beat::Polling { since, .. } | Beat::Busy { since } if since > stall.since => {
+                        Some(since)
+                    }
                     Beat::Polling { .. } if away.is_none() => Some(now),
                     _ => None,
                 };
@@ -189,13 +220,18 @@ impl Sentinel {
         if watched.stall.is_none() {
             let reading = watched.last.as_ref();
             let since = reading.and_then(|reading| away_since(watched, reading, now));
-            let since = since.or(watched.episode.as_ref().map(|episode| episode.start)).unwrap_or(now);
+            let since = since
+                .or(watched.episode.as_ref().map(|episode| episode.start))
+                .unwrap_or(now);
             self.open_stall(tid, since, now);
         }
     }
 
     fn look_again(&mut self, tid: Tid, now: Mono) {
-        let Some((watched, stall)) = self.loops.get(&tid).and_then(|watched| Some((watched, watched.stall.as_ref()?)))
+        let Some((watched, stall)) = self
+            .loops
+            .get(&tid)
+            .and_then(|watched| Some((watched, watched.stall.as_ref()?)))
         else {
             return;
         };
@@ -206,13 +242,18 @@ impl Sentinel {
         let (facts, accounts) = look(watched.id, reading, stall.accounts, child, now);
         let cause = classify(&facts);
         let info = watched.info.clone();
-        let Some(stall) = self.loops.get_mut(&tid).and_then(|watched| watched.stall.as_mut()) else {
+        let Some(stall) = self
+            .loops
+            .get_mut(&tid)
+            .and_then(|watched| watched.stall.as_mut())
+        else {
             return;
         };
         stall.next_look = now.plus(LOOK_AGAIN);
         stall.accounts = accounts.or(stall.accounts);
         // A cause once shown is not taken back for a moment in which nothing can be shown.
-        let news = differs(&stall.cause, &cause) && cause.kind != crate::pipeline::CauseKind::Unknown;
+        let news =
+            differs(&stall.cause, &cause) && cause.kind != crate::pipeline::CauseKind::Unknown;
         if news {
             stall.cause = cause;
             let view = view_of(stall, now);
@@ -250,10 +291,11 @@ impl Sentinel {
             return;
         };
         let rescued = ended_by == EndedBy::Poll
-            && stall
-                .strikes
-                .iter()
-                .any(|struck| struck.ended.is_some_and(|ended| at.since(ended) <= RESCUED_WITHIN));
+            && stall.strikes.iter().any(|struck| {
+                struck
+                    .ended
+                    .is_some_and(|ended| at.since(ended) <= RESCUED_WITHIN)
+            });
         if let Some(reading) = &watched.last
             && stall.cause.kind == crate::pipeline::CauseKind::Unknown
             && super::look::waits(reading)
@@ -261,12 +303,21 @@ impl Sentinel {
             stall.cause.kind = crate::pipeline::CauseKind::ChildWait;
         }
         let view = view_of(&stall, at);
-        self.tell(Notice::StallClosed { info, view, rescued, ended_by });
+        self.tell(Notice::StallClosed {
+            info,
+            view,
+            rescued,
+            ended_by,
+        });
     }
 
     /// Ends watching of one thread.
     pub(super) fn end_loop(&mut self, tid: Tid, at: Mono, how: EndedBy, ignore: bool) {
-        let Some(episode) = self.loops.get_mut(&tid).map(|watched| watched.episode.take()) else {
+        let Some(episode) = self
+            .loops
+            .get_mut(&tid)
+            .map(|watched| watched.episode.take())
+        else {
             return;
         };
         if let Some(episode) = episode {
@@ -276,19 +327,37 @@ impl Sentinel {
         let Some(watched) = self.loops.remove(&tid) else {
             return;
         };
-        let totals: LoopTotals = self.sensor.totals().totals(watched.slot).unwrap_or_default();
+        let totals: LoopTotals = self
+            .sensor
+            .totals()
+            .totals(watched.slot)
+            .unwrap_or_default();
         self.sensor.release(tid, ignore);
         if let Some(info) = watched.info {
-            self.tell(Notice::LoopEnded { at, info, totals, ended_by: how });
+            self.tell(Notice::LoopEnded {
+                at,
+                info,
+                totals,
+                ended_by: how,
+            });
         }
     }
 
     /// The earliest moment at which something about a loop can be due.
     pub(super) fn due_of(&self, watched: &Loop, now: Mono) -> Mono {
-        let mut due = match (&watched.stall, watched.last.as_ref().map(|reading| reading.beat)) {
+        let mut due = match (
+            &watched.stall,
+            watched.last.as_ref().map(|reading| reading.beat),
+        ) {
             (Some(stall), _) => stall.next_look,
             (None, Some(Beat::Busy { since })) => since.plus(watched.stall_after),
-            (None, Some(Beat::Polling { deadline: Some(deadline), .. })) => deadline.plus(watched.stall_after),
+            (
+                None,
+                Some(Beat::Polling {
+                    deadline: Some(deadline),
+                    ..
+                }),
+            ) => deadline.plus(watched.stall_after),
             _ => now.plus(watched.stall_after),
         };
         if watched.stall.is_none() && due <= now {
@@ -299,8 +368,14 @@ impl Sentinel {
         {
             due = due.min(next);
         }
-        let outstanding = |struck: &&super::loops::Struck| struck.ended.is_none() && !struck.said_ineffective;
-        for struck in watched.stall.iter().flat_map(|stall| &stall.strikes).filter(outstanding) {
+        let outstanding =
+            |struck: &&super::loops::Struck| struck.ended.is_none() && !struck.said_ineffective;
+        for struck in watched
+            .stall
+            .iter()
+            .flat_map(|stall| &stall.strikes)
+            .filter(outstanding)
+        {
             due = due.min(struck.at.plus(RESCUED_WITHIN));
         }
         due

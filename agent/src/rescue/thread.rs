@@ -55,19 +55,29 @@ pub fn start(
     rules: Arc<dyn Matching>,
     tell: impl FnMut(Notice) + Send + 'static,
 ) -> Result<Handle, StartError> {
-    let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?);
+    let wake = Arc::new(
+        eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?,
+    );
     let (sender, inbox) = channel();
     let scout = {
         let (sender, wake) = (sender.clone(), wake.clone());
-        Scout::start(rules, move |answer| post(&sender, &wake, Message::Answer(answer)))?
+        Scout::start(rules, move |answer| {
+            post(&sender, &wake, Message::Answer(answer))
+        })?
     };
     let woken = wake.clone();
-    let thread = std::thread::Builder::new().name("rescue".into()).spawn(move || {
-        let mut sentinel = Sentinel::new(sensor, settings, scout, Box::new(tell));
-        run(&mut sentinel, &inbox, &woken);
-        sentinel.finish()
-    })?;
-    Ok(Handle { sender, wake, thread: Some(thread) })
+    let thread = std::thread::Builder::new()
+        .name("rescue".into())
+        .spawn(move || {
+            let mut sentinel = Sentinel::new(sensor, settings, scout, Box::new(tell));
+            run(&mut sentinel, &inbox, &woken);
+            sentinel.finish()
+        })?;
+    Ok(Handle {
+        sender,
+        wake,
+        thread: Some(thread),
+    })
 }
 
 fn post(sender: &Sender<Message>, wake: &OwnedFd, message: Message) {
@@ -84,7 +94,11 @@ impl Handle {
 
     /// Puts another configuration into force.
     pub fn reload(&self, settings: Settings, rules: Arc<dyn Matching>) {
-        post(&self.sender, &self.wake, Message::Reload(Box::new(settings), rules));
+        post(
+            &self.sender,
+            &self.wake,
+            Message::Reload(Box::new(settings), rules),
+        );
     }
 
     /// Ends the thread: closes open stalls as detached and tells the final counts of every loop.
@@ -126,15 +140,24 @@ fn sleep(sentinel: &mut Sentinel, wake: BorrowedFd<'_>) {
     let span = sentinel.next_due().since(clock::now());
     let timeout = timespec(span);
     let result = match sentinel.events_fd() {
-        Some(events) => {
-            poll(&mut [PollFd::from_borrowed_fd(wake, PollFlags::IN), PollFd::from_borrowed_fd(events, PollFlags::IN)], Some(&timeout))
-        }
-        None => poll(&mut [PollFd::from_borrowed_fd(wake, PollFlags::IN)], Some(&timeout)),
+        Some(events) => poll(
+            &mut [
+                PollFd::from_borrowed_fd(wake, PollFlags::IN),
+                PollFd::from_borrowed_fd(events, PollFlags::IN),
+            ],
+            Some(&timeout),
+        ),
+        None => poll(
+            &mut [PollFd::from_borrowed_fd(wake, PollFlags::IN)],
+            Some(&timeout),
+        ),
     };
     match result {
         Ok(_) | Err(rustix::io::Errno::INTR) => {}
         Err(error) => {
-            log::error!("waiting for kernel events failed: {error}; going on by looking every 10 ms");
+            log::error!(
+                "waiting for kernel events failed: {error}; going on by looking every 10 ms"
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }

@@ -81,17 +81,32 @@ pub fn status(pid: Pid) -> io::Result<Status> {
 
 fn parse_status(text: &str) -> Option<Status> {
     let field = |name: &str| {
-        text.lines().find_map(|line| line.strip_prefix(name).and_then(|rest| rest.strip_prefix(':'))).map(str::trim)
+        text.lines()
+            .find_map(|line| {
+                line.strip_prefix(name)
+                    .and_then(|rest| rest.strip_prefix(':'))
+            })
+            .map(str::trim)
     };
     let numbers = |name: &str| -> Vec<i32> {
-        field(name).unwrap_or_default().split_whitespace().filter_map(|word| word.parse().ok()).collect()
+        field(name)
+            .unwrap_or_default()
+            .split_whitespace()
+            .filter_map(|word| word.parse().ok())
+            .collect()
     };
     Some(Status {
         state: field("State")?.chars().next()?,
-        tracer: field("TracerPid")?.parse().ok().filter(|pid| *pid != 0).map(Pid),
+        tracer: field("TracerPid")?
+            .parse()
+            .ok()
+            .filter(|pid| *pid != 0)
+            .map(Pid),
         ns_pids: numbers("NSpid"),
         ns_groups: numbers("NSpgid"),
-        threads: field("Threads").and_then(|count| count.parse().ok()).unwrap_or(0),
+        threads: field("Threads")
+            .and_then(|count| count.parse().ok())
+            .unwrap_or(0),
     })
 }
 
@@ -138,21 +153,33 @@ pub fn state_name(state: char) -> &'static str {
 /// Basename of the executable of a live process.
 pub fn exe_name(pid: Pid) -> io::Result<String> {
     let path = std::fs::read_link(format!("/proc/{pid}/exe"))?;
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    Ok(name.strip_suffix(" (deleted)").map(str::to_owned).unwrap_or(name))
+    let name = path
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    Ok(name
+        .strip_suffix(" (deleted)")
+        .map(str::to_owned)
+        .unwrap_or(name))
 }
 
 /// The command line, words joined by spaces. For matching only: it never leaves the agent.
 pub fn command_line(pid: Pid) -> io::Result<String> {
     let bytes = std::fs::read(format!("/proc/{pid}/cmdline"))?;
-    Ok(String::from_utf8_lossy(&bytes).trim_end_matches('\0').replace('\0', " "))
+    Ok(String::from_utf8_lossy(&bytes)
+        .trim_end_matches('\0')
+        .replace('\0', " "))
 }
 
 /// The threads of a process.
 pub fn threads(pid: Pid) -> io::Result<Vec<Tid>> {
     let mut threads = Vec::new();
     for entry in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-        if let Some(tid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
+        if let Some(tid) = entry?
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        {
             threads.push(Tid(tid));
         }
     }
@@ -161,7 +188,8 @@ pub fn threads(pid: Pid) -> io::Result<Vec<Tid>> {
 
 /// All processes of the machine.
 pub fn processes() -> io::Result<Vec<Pid>> {
-    let names = std::fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let names = std::fs::read_dir("/proc")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     Ok(names.map(Pid).collect())
 }
 
@@ -176,8 +204,14 @@ pub fn epoll_descriptors(pid: Pid) -> io::Result<Vec<i32>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
         let entry = entry?;
-        let is_epoll = std::fs::read_link(entry.path()).is_ok_and(|link| link.as_os_str() == "anon_inode:[eventpoll]");
-        if is_epoll && let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
+        let is_epoll = std::fs::read_link(entry.path())
+            .is_ok_and(|link| link.as_os_str() == "anon_inode:[eventpoll]");
+        if is_epoll
+            && let Some(fd) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok())
+        {
             found.push(fd);
         }
     }
@@ -192,7 +226,12 @@ pub fn pidfd_target(pid: Pid, fd: i32) -> io::Result<Option<Pid>> {
 }
 
 fn parse_pidfd(text: &str) -> Option<Pid> {
-    text.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok().map(Pid)
+    text.lines()
+        .find_map(|line| line.strip_prefix("Pid:"))?
+        .trim()
+        .parse()
+        .ok()
+        .map(Pid)
 }
 
 /// Where a process runs: the container its cgroups name, else its namespaces.
@@ -203,19 +242,26 @@ pub fn container(pid: Pid) -> io::Result<Container> {
     }
     let namespace = |name: &str| std::fs::read_link(format!("/proc/{pid}/ns/{name}"));
     let (pids, mounts) = (namespace("pid")?, namespace("mnt")?);
-    Ok(Container::Namespaces(format!("{} {}", pids.display(), mounts.display())))
+    Ok(Container::Namespaces(format!(
+        "{} {}",
+        pids.display(),
+        mounts.display()
+    )))
 }
 
 /// The container id in a cgroup path: 64 hexadecimal digits, as containerd, CRI-O and Docker name them, bare or between a
 /// prefix and `.scope`. The last one of a path counts: nested containers come further down.
 fn container_id(text: &str) -> Option<String> {
-    text.lines().filter_map(|line| line.splitn(3, ':').nth(2)).find_map(|path| {
-        path.rsplit('/').find_map(|part| {
-            let part = part.strip_suffix(".scope").unwrap_or(part);
-            let id = part.rsplit(['-', ':']).next().unwrap_or(part);
-            (id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| id.to_owned())
+    text.lines()
+        .filter_map(|line| line.splitn(3, ':').nth(2))
+        .find_map(|path| {
+            path.rsplit('/').find_map(|part| {
+                let part = part.strip_suffix(".scope").unwrap_or(part);
+                let id = part.rsplit(['-', ':']).next().unwrap_or(part);
+                (id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
+                    .then(|| id.to_owned())
+            })
         })
-    })
 }
 
 #[cfg(test)]
@@ -226,14 +272,19 @@ mod tests {
     fn a_process_may_call_itself_anything() {
         let rest = "S 5 6 7 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4242 0 0";
         let stat = parse_stat(&format!("12 (a) R 1 (b)) {rest}")).unwrap();
-        assert_eq!((stat.state, stat.parent, stat.start_ticks), ('S', Pid(5), 4242));
+        assert_eq!(
+            (stat.state, stat.parent, stat.start_ticks),
+            ('S', Pid(5), 4242)
+        );
         assert_eq!(parse_stat("12 (a"), None);
     }
 
     #[test]
     fn a_dead_leader_with_live_threads_is_not_gone() {
         let status = |text: &str| parse_status(text).unwrap();
-        let dead = status("State:\tZ (zombie)\nTracerPid:\t0\nNSpid:\t10\t3\nNSpgid:\t10\t3\nThreads:\t2\n");
+        let dead = status(
+            "State:\tZ (zombie)\nTracerPid:\t0\nNSpid:\t10\t3\nNSpgid:\t10\t3\nThreads:\t2\n",
+        );
         assert_eq!(dead.condition(false), Condition::Free);
         assert_eq!(dead.ns_pids, [10, 3]);
         let zombie = status("State:\tZ (zombie)\nTracerPid:\t0\nThreads:\t1\n");
@@ -241,7 +292,10 @@ mod tests {
         let traced = status("State:\tS (sleeping)\nTracerPid:\t7\nThreads:\t1\n");
         assert_eq!(traced.condition(false), Condition::Traced);
         let sleeping = status("State:\tS (sleeping)\nTracerPid:\t0\nThreads:\t1\n");
-        assert_eq!((sleeping.condition(false), sleeping.condition(true)), (Condition::Free, Condition::Held));
+        assert_eq!(
+            (sleeping.condition(false), sleeping.condition(true)),
+            (Condition::Free, Condition::Held)
+        );
     }
 
     #[test]
@@ -264,7 +318,10 @@ mod tests {
 
     #[test]
     fn pidfds_are_told_from_other_descriptors() {
-        assert_eq!(parse_pidfd("pos:\t0\nflags:\t02\nPid:\t77\nNSpid:\t77\n"), Some(Pid(77)));
+        assert_eq!(
+            parse_pidfd("pos:\t0\nflags:\t02\nPid:\t77\nNSpid:\t77\n"),
+            Some(Pid(77))
+        );
         assert_eq!(parse_pidfd("pos:\t0\nPid:\t-1\n"), None);
         assert_eq!(parse_pidfd("pos:\t0\n"), None);
     }

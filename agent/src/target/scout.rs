@@ -85,12 +85,25 @@ pub struct Scout {
 
 impl Scout {
     /// Starts the thread. `answer` is called from it for every answer.
-    pub fn start(rules: Arc<dyn Matching>, answer: impl FnMut(Answer) + Send + 'static) -> std::io::Result<Self> {
+    pub fn start(
+        rules: Arc<dyn Matching>,
+        answer: impl FnMut(Answer) + Send + 'static,
+    ) -> std::io::Result<Self> {
         let (questions, inbox) = sync_channel(QUEUE);
         let thread = std::thread::Builder::new()
             .name("scout".into())
-            .spawn(move || Work { rules, appraised: HashMap::new(), answer: Box::new(answer) }.run(&inbox))?;
-        Ok(Self { questions, thread: Some(thread) })
+            .spawn(move || {
+                Work {
+                    rules,
+                    appraised: HashMap::new(),
+                    answer: Box::new(answer),
+                }
+                .run(&inbox)
+            })?;
+        Ok(Self {
+            questions,
+            thread: Some(thread),
+        })
     }
 
     /// Asks; false if the queue is full.
@@ -124,7 +137,11 @@ impl Work {
     fn run(mut self, inbox: &Receiver<Question>) {
         while let Ok(question) = inbox.recv() {
             match question {
-                Question::Look { pid, target, threads } => self.look(pid, target, threads),
+                Question::Look {
+                    pid,
+                    target,
+                    threads,
+                } => self.look(pid, target, threads),
                 Question::Appraise(pid) => self.appraise(pid),
                 Question::Scan { appraise } => self.scan(appraise),
                 Question::Rules(rules) => {
@@ -140,9 +157,17 @@ impl Work {
             Ok(sighting) => {
                 let command_line = proc::command_line(pid).unwrap_or_default();
                 let engine = self.rules.is_engine(target, &sighting.exe, &command_line);
-                (self.answer)(Answer::Seen { sighting: Box::new(sighting), target, engine, threads });
+                (self.answer)(Answer::Seen {
+                    sighting: Box::new(sighting),
+                    target,
+                    engine,
+                    threads,
+                });
             }
-            Err(error) => (self.answer)(Answer::Unreadable { pid, error: error.to_string() }),
+            Err(error) => (self.answer)(Answer::Unreadable {
+                pid,
+                error: error.to_string(),
+            }),
         }
     }
 

@@ -54,5 +54,9 @@ pub fn look(pid: Pid, threads: bool) -> io::Result<Sighting> {
 #[must_use]
 pub fn number_for_parent(pid: Pid, parent: Pid) -> Option<i32> {
     let depth = proc::status(parent).ok()?.ns_pids.len();
-    proc::status(pid).ok()?.ns_pids.get(depth.checked_sub(1)?).copied()
+    proc::status(pid)
+        .ok()?
+        .ns_pids
+        .get(depth.checked_sub(1)?)
+        .copied()
 }
