@@ -6,8 +6,8 @@
 //! `loopwarden watch`. The demo must touch no process but its own, listen on 127.0.0.1 only, and leave nothing behind. All
 //! that it shows is measured in this run.
 //!
-//! `kubelet`, `script`, `happening`, `story`, `picture`, `narrate` and `report` are pure; `stage` and `lane` hold the processes,
-//! `prober` the clients, `show` the course of events.
+//! `kubelet`, `script`, `happening`, `story`, `text`, `picture`, `narrate` and `report` are pure; `stage` and `lane` hold the
+//! processes, `prober` the clients, `show` the course of events.
 
 mod clock;
 mod engine;
@@ -26,6 +26,7 @@ mod server;
 mod show;
 mod stage;
 mod story;
+mod text;
 
 use std::time::Duration;
 

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::happening::{GuardNote, Happening, Side};
-use super::picture::{BAD, FAINT, FAIR, GOOD, GUARD, Line, PLAIN, STRONG, Span};
 use super::script::{SAMPLING, SAMPLING_ACTS_AFTER, Script};
 use super::story::{Condition, Story};
+use super::text::{BAD, FAINT, FAIR, GOOD, GUARD, Line, PLAIN, STRONG, Span};
 use crate::config::duration;
 use crate::demo::kubelet::Verdict;
 use crate::pipeline::Mono;

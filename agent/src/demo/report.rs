@@ -1,8 +1,8 @@
 //! The end of the demo: the table of the incident report, one sentence, and whether a rescue was shown. Pure.
 
 use super::happening::{GuardNote, Side};
-use super::picture::{BAD, FAINT, GOOD, Line, PLAIN, STRONG};
 use super::story::{Figures, Story};
+use super::text::{BAD, FAINT, GOOD, Line, PLAIN, STRONG};
 use crate::pipeline::Mono;
 
 /// A figure no worse than this is shown as good: the kubelet's usual time-out.
@@ -215,7 +215,7 @@ pub(super) fn wrapped(text: &str, width: usize) -> impl Iterator<Item = String> 
 #[cfg(test)]
 mod tests {
     use super::super::happening::{Happening, Outcome};
-    use super::super::picture::plain;
+    use super::super::text::plain;
     use super::*;
 
     const END: Mono = Mono(20_000_000_000);

@@ -6,7 +6,8 @@ use std::io::{IsTerminal as _, Write as _};
 
 use rustix::termios::tcgetwinsize;
 
-use super::picture::{FAINT, Glyphs, Line, Span, coloured, plain};
+use super::picture::Glyphs;
+use super::text::{FAINT, Line, Span, coloured, plain};
 
 /// Sentences shown below the picture.
 const LOG_LINES: usize = 5;
@@ -156,7 +157,7 @@ fn cut(line: &[Span], width: usize) -> Line {
 
 #[cfg(test)]
 mod tests {
-    use super::super::picture::{BAD, PLAIN};
+    use super::super::text::{BAD, PLAIN};
     use super::*;
 
     #[test]

@@ -15,11 +15,12 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use super::happening::{GuardNote, Happening, Side};
 use super::kubelet::Verdict;
 use super::lane::{Lane, Word};
-use super::picture::{self, BAD, GOOD, Line, STRONG, Scale};
+use super::picture::{self, Scale};
 use super::prober::{Prober, Told};
 use super::screen::Screen;
 use super::script::{Script, choose_probe, settled};
 use super::stage::{Actor, Stage};
+use super::text::{BAD, GOOD, Line, STRONG, Span};
 use super::{Args, clock, guard, narrate, report};
 use crate::pipeline::Mono;
 
@@ -136,10 +137,10 @@ impl<'a> Show<'a> {
             };
             self.next_event(next_frame.since(now).min(until_wedge))?;
         }
+        let stopped = clock::now();
         self.close()?;
-        let now = clock::now();
-        self.draw(&scale, now);
-        self.conclude(now)
+        self.draw(&scale, stopped);
+        self.conclude(clock::now())
     }
 
     /// A way for another thread to send events here.
@@ -324,7 +325,7 @@ impl<'a> Show<'a> {
         Ok(())
     }
 
-    fn note(&mut self, at: Mono, sentence: picture::Span) {
+    fn note(&mut self, at: Mono, sentence: Span) {
         self.screen
             .note(at.since(self.script.start).as_secs_f64(), sentence);
     }
