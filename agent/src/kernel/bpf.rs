@@ -8,11 +8,14 @@ use std::sync::Arc;
 
 use aya::maps::{HashMap as BpfMap, Map, MapData, PerCpuArray, RingBuf};
 use aya::programs::Iter;
+use aya_log::EbpfLogger;
 use loopwarden_abi::{
     BUCKETS, Counter, Event, KEYS, KeyCount, LoopRecord, MAX_LOOPS, NO_DEADLINE, PollKey,
     SLOT_IGNORED, STATE_BUSY, STATE_POLLING, STATE_UNKNOWN, TASK_DESCENDANT, TASK_WATCHED,
     TaskEntry, TaskListing, ThreadEntry, names,
 };
+
+use rustix::event::{PollFd, PollFlags, poll};
 
 use super::board::Board;
 use super::convert;
@@ -79,9 +82,34 @@ impl BpfSensor {
         })
     }
 
-    /// The programs, to start the reader of their debug lines.
-    pub fn programs(&mut self) -> &mut aya::Ebpf {
-        &mut self.loaded.ebpf
+    /// Starts a thread that passes the kernel half's own debug lines on to the log, if anybody wants them.
+    pub fn pass_on_logs(&mut self) {
+        if !log::log_enabled!(log::Level::Debug) {
+            return;
+        }
+        let mut logger = match EbpfLogger::init(&mut self.loaded.ebpf) {
+            Ok(logger) => logger,
+            Err(error) => {
+                log::warn!("the kernel half's debug lines cannot be read: {error}");
+                return;
+            }
+        };
+        let read = move || {
+            loop {
+                match poll(&mut [PollFd::new(&logger, PollFlags::IN)], None) {
+                    Ok(_) | Err(rustix::io::Errno::INTR) => logger.flush(),
+                    Err(error) => {
+                        return log::warn!("the kernel half's debug lines end here: {error}");
+                    }
+                }
+            }
+        };
+        if let Err(error) = std::thread::Builder::new()
+            .name("ebpf-log".into())
+            .spawn(read)
+        {
+            log::warn!("the kernel half's debug lines cannot be read: {error}");
+        }
     }
 
     fn slot(&self, tid: Tid) -> Option<u32> {
@@ -198,6 +226,12 @@ impl Sensor for BpfSensor {
         if let Some(slot) = self.slots.remove(&tid) {
             // To the other end: readers of the old counts get a while before the slot has a new owner.
             self.free.push_back(slot);
+        }
+    }
+
+    fn set_stall_after(&mut self, tid: Tid, nanoseconds: u64) {
+        if let Some(slot) = self.slot(tid) {
+            self.board.set_stall_after(slot, nanoseconds);
         }
     }
 

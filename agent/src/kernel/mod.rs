@@ -12,6 +12,7 @@ mod namespace;
 mod offsets;
 mod plain;
 pub mod plan;
+pub mod realtime;
 mod sampler;
 mod sensor;
 pub mod syscalls;
@@ -31,7 +32,10 @@ pub fn sensor(settings: loopwarden_abi::Settings) -> Box<dyn Sensor> {
         Outcome::Loaded(loaded) => {
             let mut plan = loaded.plan.clone();
             match BpfSensor::new(*loaded) {
-                Ok(sensor) => Box::new(sensor),
+                Ok(mut sensor) => {
+                    sensor.pass_on_logs();
+                    Box::new(sensor)
+                }
                 Err(error) => {
                     plan.way = Way::Sampling;
                     plan.verdicts

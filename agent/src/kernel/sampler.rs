@@ -165,6 +165,8 @@ impl Sensor for Sampler {
         }
     }
 
+    fn set_stall_after(&mut self, _tid: Tid, _nanoseconds: u64) {}
+
     fn set_own(&mut self, tid: Tid, own: Poller) {
         if let Some(sampled) = self.threads.get_mut(&tid) {
             sampled.own = Some(own);

@@ -66,6 +66,8 @@ pub trait Sensor: Send + fmt::Debug {
     fn adopt(&mut self, adoption: Adoption) -> Option<u32>;
     /// Takes the record from a thread. With `ignore` it is not reported again.
     fn release(&mut self, tid: Tid, ignore: bool);
+    /// Sets from which length on an iteration is reported, nanoseconds.
+    fn set_stall_after(&mut self, tid: Tid, nanoseconds: u64);
     /// Says which poller is a thread's own.
     fn set_own(&mut self, tid: Tid, own: Poller);
     /// Asks for an event at the thread's next entry to its own poller.

@@ -117,6 +117,8 @@ pub struct WaitFacts {
     pub children: Vec<ChildFacts>,
     /// The loop or the child was seen stopped, frozen or throttled until then.
     pub held_until: Option<Mono>,
+    /// How long the loop's cgroup was throttled in this episode, which does not count either.
+    pub throttled: Duration,
     /// When we sent SIGTERM in this episode.
     pub termed: Option<Mono>,
     /// The guards that do not depend on the episode.
@@ -194,7 +196,24 @@ pub fn decide(facts: &WaitFacts, rules: &EngineRules, now: Mono) -> Decision {
         ),
     };
     if now < due {
-        return Decision::Later(due);
+        // Held, it would be due by now but for that: say so, and look again.
+        let at_once = WaitFacts {
+            held_until: None,
+            ..facts.clone()
+        };
+        let free_due = self::due(&at_once, rules, told).map(|(due, ..)| due);
+        return match chosen {
+            Ok(engine) if is_held(facts, engine) && free_due.is_some_and(|due| now >= due) => {
+                Decision::Refuse {
+                    child: Some(engine.key.pid),
+                    exe: engine.exe.clone(),
+                    signal,
+                    refusal: Refusal::Frozen,
+                    again: Some(now.plus(AGAIN)),
+                }
+            }
+            _ => Decision::Later(due),
+        };
     }
     let engine = match chosen {
         Ok(engine) => engine,
@@ -312,9 +331,17 @@ fn due(
     Some((held(facts, facts.start).plus(untold), Signal::Term, untold))
 }
 
-/// Time in which loop or child was held does not count: the grace starts when it was last seen held.
+/// Time in which loop or child was held does not count: the grace starts when it was last seen held, and is longer by what
+/// was throttled.
 fn held(facts: &WaitFacts, from: Mono) -> Mono {
-    facts.held_until.map_or(from, |until| until.max(from))
+    facts
+        .held_until
+        .map_or(from, |until| until.max(from))
+        .plus(facts.throttled)
+}
+
+fn is_held(facts: &WaitFacts, engine: &ChildFacts) -> bool {
+    engine.condition == Condition::Held || facts.loop_condition == Condition::Held
 }
 
 fn guard(
@@ -346,7 +373,7 @@ fn guard(
     }
     match (engine.condition, facts.loop_condition) {
         (Condition::Traced, _) => return Some((Refusal::Traced, soon)),
-        (Condition::Held, _) | (_, Condition::Held) => return Some((Refusal::Frozen, soon)),
+        _ if is_held(facts, engine) => return Some((Refusal::Frozen, soon)),
         (Condition::Gone | Condition::Unreadable, _)
         | (_, Condition::Gone | Condition::Unreadable) => {
             return Some((Refusal::IdentityChanged, soon));

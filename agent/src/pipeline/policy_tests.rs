@@ -41,6 +41,7 @@ fn wedged() -> WaitFacts {
         target_ending: None,
         children: vec![engine()],
         held_until: None,
+        throttled: Duration::ZERO,
         termed: None,
         guards: Guards::default(),
     }
@@ -409,6 +410,30 @@ fn time_in_which_loop_or_child_was_held_does_not_count() {
     assert_eq!(
         decide(&held, &EngineRules::default(), at(5100)),
         Decision::Later(at(5500))
+    );
+    let still = child(|child| child.condition = Condition::Held);
+    let still = WaitFacts {
+        held_until: Some(at(5000)),
+        ..still
+    };
+    assert_eq!(
+        refusal(&still, &EngineRules::default(), 5000),
+        Some(Refusal::Frozen)
+    );
+    assert_eq!(refusal(&still, &EngineRules::default(), 1400), None);
+}
+
+#[test]
+fn throttled_time_makes_the_grace_longer() {
+    let throttled = with(|facts| facts.throttled = Duration::from_millis(300));
+    let rules = EngineRules::default();
+    assert_eq!(
+        decide(&throttled, &rules, at(1799)),
+        Decision::Later(at(1800))
+    );
+    assert_eq!(
+        decide(&throttled, &rules, at(1800)),
+        strike(Signal::Kill, 500)
     );
 }
 

@@ -11,6 +11,7 @@ use crate::pipeline::policy::{ChildFacts, Condition, Decision, Guards, Place, Wa
 use crate::pipeline::{
     ActionNotice, ChildCause, Mode, Mono, Notice, NsPid, Outcome, Pid, PidKey, Refusal, Signal, Tid,
 };
+use crate::target::cgroup::CpuStat;
 use crate::target::proc;
 
 /// After SIGKILL, how long until a child that has not ended is reported.
@@ -61,13 +62,15 @@ impl Sentinel {
         watched.episode = Some(Episode {
             start,
             first_seen: now,
-            older_than_agent: watched.adopted_busy.is_some_and(|first| start <= first)
+            older_than_agent: self.sensor.events_fd().is_none()
+                || watched.adopted_busy.is_some_and(|first| start <= first)
                 || start < self.started,
             wanted,
             pidfd_child,
             next_look: Some(now),
             termed: None,
             held_until: None,
+            throttled_before: self.cpu_stats.get(&pid).and_then(CpuStat::throttled),
             said: std::collections::BTreeSet::new(),
             engine: None,
         });
@@ -167,7 +170,7 @@ impl Sentinel {
             .map(|child| self.child_facts(child, parent, true))
             .collect();
         let held_now = |condition: Condition| condition == Condition::Held;
-        let loop_condition = condition_of(&loop_status);
+        let loop_condition = condition_of(id.process.pid, &loop_status);
         let mut held_until = episode.held_until;
         for known in children
             .iter()
@@ -209,11 +212,22 @@ impl Sentinel {
             target_ending: parent.and_then(|process| process.ending),
             children,
             held_until,
+            throttled: self.throttled(id.process.pid, episode, now),
             termed: episode.termed,
             guards: Guards::default(),
         };
         let guards = self.guards(id.process, now);
         Some((WaitFacts { guards, ..facts }, engine))
+    }
+
+    /// How long the loop's cgroup was throttled in this episode: at most its length, because every CPU's share adds up.
+    fn throttled(&self, pid: Pid, episode: &Episode, now: Mono) -> Duration {
+        let before = episode.throttled_before;
+        let after = self.cpu_stats.get(&pid).and_then(CpuStat::throttled);
+        let grown = before.zip(after).map_or(Duration::ZERO, |(before, after)| {
+            after.saturating_sub(before)
+        });
+        grown.min(now.since(episode.start))
     }
 
     fn child_facts(&self, child: &Process, parent: Option<&Process>, below: bool) -> ChildFacts {
@@ -252,7 +266,7 @@ impl Sentinel {
             told: child.told,
             seen_born: child.seen_born,
             place,
-            condition: condition_of(&status),
+            condition: condition_of(child.key.pid, &status),
             engines_below,
         }
     }
@@ -346,7 +360,10 @@ impl Sentinel {
                 }
             }
             let (stat, status) = (proc::stat(child.pid), proc::status(child.pid));
-            match (stat, status.map(|status| status.condition(false))) {
+            match (
+                stat,
+                status.map(|status| status.condition(proc::is_frozen(child.pid))),
+            ) {
                 (Ok(stat), Ok(Condition::Free)) => {
                     let expected = family.get(child.pid).map(|process| process.parent);
                     if Some(stat.parent) == expected {
@@ -504,9 +521,9 @@ impl Sentinel {
     }
 }
 
-fn condition_of(status: &std::io::Result<proc::Status>) -> Condition {
+fn condition_of(pid: Pid, status: &std::io::Result<proc::Status>) -> Condition {
     match status {
-        Ok(status) => status.condition(false),
+        Ok(status) => status.condition(proc::is_frozen(pid)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Condition::Gone,
         Err(_) => Condition::Unreadable,
     }

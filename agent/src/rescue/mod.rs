@@ -7,10 +7,13 @@
 mod episode;
 mod look;
 mod loops;
+mod reload;
 mod sentinel;
 mod settings;
 mod stall;
+mod stats;
 mod thread;
 
 pub use settings::{EngineSettings, Limits, Settings, TargetSettings};
+pub use stats::Stats;
 pub use thread::{Handle, StartError, Summary, start};

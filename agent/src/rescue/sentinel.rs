@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::loops::Loop;
 use super::settings::Settings;
+use super::stats::Stats;
 use super::thread::Summary;
 use crate::action::{Budget, EnforcerLock, GuardError, RunDir};
 use crate::kernel::thread_call::Found;
@@ -17,6 +18,7 @@ use crate::pipeline::event::{Beat, KernelEvent, Poller, WaitReading, What};
 use crate::pipeline::family::{Family, Process};
 use crate::pipeline::policy::Guards;
 use crate::pipeline::{EndedBy, IncidentId, LoopId, Mode, Mono, Notice, Pid, PidKey, Tid};
+use crate::target::cgroup::CpuStat;
 use crate::target::proc;
 use crate::target::scout::{Answer, Matching, Question, Scout};
 use crate::target::sight::Sighting;
@@ -37,14 +39,16 @@ pub(super) struct Sentinel {
     /// Loop processes that wait after an action.
     pub(super) paused: HashMap<Pid, Mono>,
     scout: Scout,
-    rules: Option<Arc<dyn Matching>>,
+    pub(super) rules: Arc<dyn Matching>,
+    stats: Arc<Stats>,
     tell: Box<dyn FnMut(Notice) + Send>,
     due: Mono,
-    next_rescan: Mono,
+    pub(super) next_rescan: Mono,
     run_dir: Option<RunDir>,
-    locks: HashMap<Pid, EnforcerLock>,
-    budgets: HashMap<Pid, Budget>,
-    node_budget: Budget,
+    pub(super) locks: HashMap<Pid, EnforcerLock>,
+    pub(super) budgets: HashMap<Pid, Budget>,
+    pub(super) node_budget: Budget,
+    pub(super) cpu_stats: HashMap<Pid, CpuStat>,
     /// Pollers shared by several threads of a process.
     pools: HashMap<Pid, Vec<Poller>>,
     told_lost: HashMap<&'static str, u64>,
@@ -65,8 +69,10 @@ impl Sentinel {
     pub(super) fn new(
         sensor: Box<dyn Sensor>,
         settings: Settings,
+        rules: Arc<dyn Matching>,
         scout: Scout,
         tell: Box<dyn FnMut(Notice) + Send>,
+        stats: Arc<Stats>,
     ) -> Self {
         let now = clock::now();
         let node_budget = Budget::new(settings.limits.node_kills, settings.limits.per);
@@ -78,7 +84,8 @@ impl Sentinel {
             started: now,
             paused: HashMap::new(),
             scout,
-            rules: None,
+            rules,
+            stats,
             tell,
             due: now,
             next_rescan: now,
@@ -86,6 +93,7 @@ impl Sentinel {
             locks: HashMap::new(),
             budgets: HashMap::new(),
             node_budget,
+            cpu_stats: HashMap::new(),
             pools: HashMap::new(),
             told_lost: HashMap::new(),
             noise: RandomState::new(),
@@ -110,18 +118,6 @@ impl Sentinel {
             self.actions += 1;
         }
         (self.tell)(notice);
-    }
-
-    pub(super) fn reload(&mut self, settings: Settings, rules: Arc<dyn Matching>) {
-        self.node_budget = Budget::new(settings.limits.node_kills, settings.limits.per);
-        self.settings = settings;
-        self.budgets.clear();
-        if self.settings.mode == Mode::Observe {
-            self.locks.clear();
-        }
-        self.rules = Some(rules.clone());
-        self.ask(Question::Rules(rules));
-        self.next_rescan = clock::now();
     }
 
     pub(super) fn ask(&mut self, question: Question) {
@@ -188,7 +184,13 @@ impl Sentinel {
                 target,
                 engine,
                 threads,
-            } => self.seen(&sighting, target, engine, threads),
+                cpu_stat,
+            } => {
+                if let Some(cpu_stat) = cpu_stat {
+                    self.cpu_stats.insert(sighting.pid, cpu_stat);
+                }
+                self.seen(&sighting, target, engine, threads);
+            }
             Answer::Unreadable { pid, error } => {
                 log::debug!("process {pid} could not be read: {error}");
                 if !std::path::Path::new(&format!("/proc/{pid}")).exists() {
@@ -234,7 +236,7 @@ impl Sentinel {
         }
     }
 
-    fn threads_of(&self, pid: Pid) -> Vec<Tid> {
+    pub(super) fn threads_of(&self, pid: Pid) -> Vec<Tid> {
         self.loops
             .values()
             .filter(|watched| watched.id.process.pid == pid)
@@ -440,11 +442,7 @@ impl Sentinel {
         };
         let target = process.target;
         // By its basename alone an engine is known at once; by its command line when the scout has read it.
-        if self
-            .rules
-            .as_ref()
-            .is_some_and(|rules| rules.is_engine(target, exe, ""))
-        {
+        if self.rules.is_engine(target, exe, "") {
             process.engine = Some(true);
         }
         self.ask(Question::Look {
@@ -508,7 +506,7 @@ impl Sentinel {
         }
     }
 
-    fn process_ended(&mut self, pid: Pid, at: Mono, how: EndedBy) {
+    pub(super) fn process_ended(&mut self, pid: Pid, at: Mono, how: EndedBy) {
         for tid in self.threads_of(pid) {
             self.end_loop(tid, at, how, false);
         }
@@ -518,10 +516,14 @@ impl Sentinel {
         self.paused.remove(&pid);
         self.locks.remove(&pid);
         self.budgets.remove(&pid);
+        self.cpu_stats.remove(&pid);
     }
 
     /// Looks at everything that can be due, and says when the next can.
     pub(super) fn tick(&mut self, now: Mono) {
+        if now >= self.due {
+            self.stats.late(now.since(self.due));
+        }
         let tids: Vec<Tid> = self.loops.keys().copied().collect();
         for tid in &tids {
             self.read_loop(*tid);
@@ -555,7 +557,11 @@ impl Sentinel {
     }
 
     fn tell_lost(&mut self, at: Mono) {
-        for (what, count) in self.sensor.lost() {
+        let lost = self.sensor.lost();
+        self.stats.lost_so_far(&lost);
+        self.stats
+            .known(self.family.iter().count(), self.loops.len());
+        for (what, count) in lost {
             let before = self.told_lost.insert(what, count).unwrap_or(0);
             if count > before {
                 (self.tell)(Notice::Lost {
@@ -667,15 +673,20 @@ impl Sentinel {
     }
 
     /// Ends watching: open stalls are closed as detached, and every loop's final counts are told.
-    pub(super) fn finish(mut self) -> Summary {
+    pub(super) fn finish(mut self) -> (Summary, Box<dyn Sensor>) {
         let now = clock::now();
         for tid in self.loops.keys().copied().collect::<Vec<_>>() {
             self.read_loop(tid);
             self.end_loop(tid, now, EndedBy::Detached, false);
         }
         self.tell_lost(now);
-        let Self { scout, actions, .. } = self;
+        let Self {
+            scout,
+            actions,
+            sensor,
+            ..
+        } = self;
         scout.stop();
-        Summary { actions }
+        (Summary { actions }, sensor)
     }
 }

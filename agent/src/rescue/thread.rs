@@ -4,14 +4,14 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use super::sentinel::Sentinel;
 use super::settings::Settings;
-use crate::kernel::{Sensor, clock};
+use super::stats::Stats;
+use crate::kernel::{Sensor, Totals, clock, realtime};
 use crate::pipeline::{Notice, Pid};
 use crate::target::scout::{Answer, Matching, Scout};
 
@@ -45,7 +45,9 @@ pub struct Summary {
 pub struct Handle {
     sender: Sender<Message>,
     wake: Arc<OwnedFd>,
-    thread: Option<JoinHandle<Summary>>,
+    stats: Arc<Stats>,
+    totals: Arc<dyn Totals>,
+    finished: Receiver<Summary>,
 }
 
 /// Starts the scout and the rescue thread. `tell` gets every notice and must not block.
@@ -61,22 +63,33 @@ pub fn start(
     let (sender, inbox) = channel();
     let scout = {
         let (sender, wake) = (sender.clone(), wake.clone());
-        Scout::start(rules, move |answer| {
+        Scout::start(rules.clone(), move |answer| {
             post(&sender, &wake, Message::Answer(answer))
         })?
     };
     let woken = wake.clone();
-    let thread = std::thread::Builder::new()
+    let stats = Arc::new(Stats::default());
+    let totals = sensor.totals();
+    let (done, finished) = channel();
+    let shared = stats.clone();
+    std::thread::Builder::new()
         .name("rescue".into())
         .spawn(move || {
-            let mut sentinel = Sentinel::new(sensor, settings, scout, Box::new(tell));
+            shared.without_priority(realtime::prefer_this_thread().err());
+            let mut sentinel =
+                Sentinel::new(sensor, settings, rules, scout, Box::new(tell), shared);
             run(&mut sentinel, &inbox, &woken);
-            sentinel.finish()
+            let (summary, sensor) = sentinel.finish();
+            // Detaching hooks takes the kernel a second or more; nobody needs to wait for it. No receiver is fine too.
+            let _ = done.send(summary);
+            drop(sensor);
         })?;
     Ok(Handle {
         sender,
         wake,
-        thread: Some(thread),
+        stats,
+        totals,
+        finished,
     })
 }
 
@@ -101,18 +114,26 @@ impl Handle {
         );
     }
 
+    /// Figures of the thread.
+    #[must_use]
+    pub fn stats(&self) -> Arc<Stats> {
+        self.stats.clone()
+    }
+
+    /// Counts of the watched loops.
+    #[must_use]
+    pub fn totals(&self) -> Arc<dyn Totals> {
+        self.totals.clone()
+    }
+
     /// Ends the thread: closes open stalls as detached and tells the final counts of every loop.
     #[must_use]
-    pub fn stop(mut self) -> Summary {
+    pub fn stop(self) -> Summary {
         post(&self.sender, &self.wake, Message::Stop);
-        match self.thread.take().map(JoinHandle::join) {
-            Some(Ok(summary)) => summary,
-            Some(Err(_)) => {
-                log::error!("the rescue thread panicked");
-                Summary::default()
-            }
-            None => Summary::default(),
-        }
+        self.finished.recv().unwrap_or_else(|_| {
+            log::error!("the rescue thread panicked");
+            Summary::default()
+        })
     }
 }
 

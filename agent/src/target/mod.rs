@@ -3,6 +3,7 @@
 //! Reads procfs and decides nothing. What can block (`cmdline`, `exe` of a dying mount) is read here, on the scout's
 //! thread, never on the rescue thread.
 
+pub mod cgroup;
 pub mod proc;
 pub mod scout;
 pub mod sight;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
+use super::cgroup::CpuStat;
 use super::proc;
 use super::sight::{Sighting, look};
 use crate::pipeline::Pid;
@@ -57,6 +58,8 @@ pub enum Answer {
         engine: bool,
         /// Whether its threads were looked at.
         threads: bool,
+        /// Its cgroup's CPU accounts, opened ahead of need.
+        cpu_stat: Option<CpuStat>,
     },
     /// The process could not be read: it has ended, or it is not ours to read.
     Unreadable {
@@ -162,6 +165,7 @@ impl Work {
                     target,
                     engine,
                     threads,
+                    cpu_stat: CpuStat::open(pid),
                 });
             }
             Err(error) => (self.answer)(Answer::Unreadable {
