@@ -4,6 +4,7 @@
 //! signals, `export` tells. See `docs/architecture.md`.
 
 pub mod config;
+pub mod export;
 pub mod pipeline;
 pub mod kernel;
 pub mod action;
