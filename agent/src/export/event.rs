@@ -1,0 +1,234 @@
+//! Notices as OTLP log records (events).
+//!
+//! Pure. Texts come from evidence; a credential in one (an address with user information) is taken out here once more.
+
+use std::time::Duration;
+
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use opentelemetry_proto::tonic::logs::v1::{LogRecord, SeverityNumber};
+
+use super::otlp::attribute;
+use super::registry::Now;
+use crate::pipeline::{ActionNotice, LoopInfo, Mono, Notice, Outcome, StallView};
+
+/// The record of a notice, if it is one that is told as an event.
+#[must_use]
+pub fn record(notice: &Notice, now: Now) -> Option<LogRecord> {
+    let draft = match notice {
+        Notice::StallOpened { info, view } => opened(info, view),
+        Notice::StallClosed {
+            info,
+            view,
+            rescued,
+            ended_by,
+        } => closed(info, view, *rescued, ended_by.name()),
+        Notice::Action { info, action } => acted(info, action),
+        Notice::Lost { at, what, count } => Draft {
+            name: "loopwarden.lost",
+            severity: SeverityNumber::Warn,
+            at: *at,
+            body: format!("lost: {what}, {count} times"),
+            attributes: vec![
+                string("loopwarden.what", what),
+                int("loopwarden.count", *count),
+            ],
+        },
+        Notice::Loop { .. }
+        | Notice::StallUpdated { .. }
+        | Notice::EngineWait { .. }
+        | Notice::LoopEnded { .. } => return None,
+    };
+    let ago = now.mono.since(draft.at);
+    Some(LogRecord {
+        time_unix_nano: now
+            .unix_ns
+            .saturating_sub(u64::try_from(ago.as_nanos()).unwrap_or(u64::MAX)),
+        observed_time_unix_nano: now.unix_ns,
+        severity_number: draft.severity.into(),
+        severity_text: match draft.severity {
+            SeverityNumber::Error => "ERROR",
+            SeverityNumber::Warn => "WARN",
+            _ => "INFO",
+        }
+        .to_owned(),
+        body: Some(AnyValue {
+            value: Some(Value::StringValue(without_credentials(&draft.body))),
+        }),
+        attributes: draft.attributes,
+        event_name: draft.name.to_owned(),
+        ..LogRecord::default()
+    })
+}
+
+struct Draft {
+    name: &'static str,
+    severity: SeverityNumber,
+    at: Mono,
+    body: String,
+    attributes: Vec<KeyValue>,
+}
+
+fn opened(info: &LoopInfo, view: &StallView) -> Draft {
+    let mut attributes = common(info);
+    attributes.extend(stall(view));
+    Draft {
+        name: "loopwarden.stall_opened",
+        severity: SeverityNumber::Warn,
+        at: view.at,
+        body: format!("{} stalls: {}", who(info), view.cause.kind.name()),
+        attributes,
+    }
+}
+
+fn closed(info: &LoopInfo, view: &StallView, rescued: bool, ended_by: &str) -> Draft {
+    let mut attributes = common(info);
+    attributes.extend(stall(view));
+    attributes.push(attribute("loopwarden.rescued", Value::BoolValue(rescued)));
+    attributes.push(string("loopwarden.ended_by", ended_by));
+    let end = if rescued { "rescued" } else { "over" };
+    let millis = view.busy.as_millis();
+    Draft {
+        name: "loopwarden.stall_closed",
+        severity: SeverityNumber::Info,
+        at: view.at,
+        body: format!(
+            "{}: {} {end} after {millis} ms ({ended_by})",
+            who(info),
+            view.cause.kind.name()
+        ),
+        attributes,
+    }
+}
+
+fn acted(info: &LoopInfo, action: &ActionNotice) -> Draft {
+    let outcome = action.outcome.name();
+    let mut attributes = common(info);
+    attributes.extend([
+        string("loopwarden.incident", &action.incident.to_string()),
+        seconds("loopwarden.busy", action.busy),
+        seconds("loopwarden.grace", action.grace),
+        int("loopwarden.child.pid", u64::from(action.child.0)),
+        string("loopwarden.child.executable.name", &action.child_exe),
+        string("signal", action.signal.name()),
+        string("mode", action.mode.name()),
+        string("outcome", outcome),
+    ]);
+    let mut body = format!(
+        "{}: {} to {} {}: {outcome}",
+        who(info),
+        action.signal.name(),
+        action.child_exe,
+        action.child
+    );
+    if let Some(refusal) = action.outcome.refusal() {
+        attributes.push(string("refused_by", refusal.name()));
+        body = format!("{body}, {}", refusal.sentence());
+    }
+    if let Some(detail) = &action.detail {
+        attributes.push(string("loopwarden.detail", detail));
+        body = format!("{body} ({detail})");
+    }
+    let severity = match action.outcome {
+        Outcome::Failed | Outcome::Ineffective => SeverityNumber::Error,
+        Outcome::Sent | Outcome::WouldSend | Outcome::Refused(_) => SeverityNumber::Warn,
+        Outcome::Gone => SeverityNumber::Info,
+    };
+    Draft {
+        name: "loopwarden.action",
+        severity,
+        at: action.at,
+        body,
+        attributes,
+    }
+}
+
+fn common(info: &LoopInfo) -> Vec<KeyValue> {
+    vec![
+        string("loopwarden.target", &info.target),
+        string("process.executable.name", &info.exe),
+        int("process.pid", u64::from(info.id.process.pid.0)),
+        int("thread.id", u64::from(info.id.tid.0)),
+    ]
+}
+
+fn stall(view: &StallView) -> Vec<KeyValue> {
+    let cause = &view.cause;
+    let mut attributes = vec![
+        string("loopwarden.incident", &view.incident.to_string()),
+        seconds("loopwarden.busy", view.busy),
+        attribute(
+            "loopwarden.busy_is_lower_bound",
+            Value::BoolValue(view.busy_is_lower_bound),
+        ),
+        string("cause", cause.kind.name()),
+    ];
+    let texts = [
+        ("loopwarden.syscall", &cause.syscall),
+        ("loopwarden.peer", &cause.peer),
+        ("loopwarden.file", &cause.file),
+    ];
+    attributes.extend(
+        texts
+            .into_iter()
+            .filter_map(|(key, text)| Some(string(key, text.as_ref()?))),
+    );
+    if let Some(pid) = cause.holder_pid {
+        attributes.push(int("loopwarden.holder.pid", u64::from(pid.0)));
+    }
+    if let Some(child) = &cause.child {
+        attributes.push(int("loopwarden.child.pid", u64::from(child.pid.0)));
+        attributes.push(string("loopwarden.child.executable.name", &child.exe));
+        attributes.push(string("loopwarden.child.state", &child.state));
+    }
+    if let Some(stack) = &view.stack {
+        let lines: Vec<String> = stack
+            .iter()
+            .map(|frame| match (&frame.file, frame.line) {
+                (Some(file), Some(line)) => format!("{} ({file}:{line})", frame.function),
+                (Some(file), None) => format!("{} ({file})", frame.function),
+                _ => frame.function.clone(),
+            })
+            .collect();
+        attributes.push(string("code.stacktrace", &lines.join("\n")));
+    }
+    attributes
+}
+
+fn who(info: &LoopInfo) -> String {
+    format!("{} {} ({})", info.exe, info.id.process.pid, info.target)
+}
+
+fn string(key: &str, value: &str) -> KeyValue {
+    attribute(key, Value::StringValue(without_credentials(value)))
+}
+
+fn int(key: &str, value: u64) -> KeyValue {
+    attribute(
+        key,
+        Value::IntValue(i64::try_from(value).unwrap_or(i64::MAX)),
+    )
+}
+
+fn seconds(key: &str, value: Duration) -> KeyValue {
+    attribute(key, Value::DoubleValue(value.as_secs_f64()))
+}
+
+/// `scheme://user:password@host` loses what stands before the `@`.
+fn without_credentials(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find("://") {
+        let (before, after) = rest.split_at(start + 3);
+        out.push_str(before);
+        let end = after
+            .find(|c: char| c.is_whitespace() || "/?#\"'".contains(c))
+            .unwrap_or(after.len());
+        rest = after[..end].rfind('@').map_or(after, |at| &after[at + 1..]);
+    }
+    out.push_str(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,59 @@
+//! What the exporters ask for when they are about to show something: traits, so that this room knows neither the kernel
+//! nor the watch loop.
+//!
+//! An implementation is called on an exporter's task before each push and for each scrape: it reads memory and must not
+//! block.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::pipeline::{Histogram, LoopInfo, LoopTotals};
+
+/// The loops that are watched now.
+pub trait LoopSource: Send + Sync {
+    /// Each with its counts since it is watched.
+    fn loops(&self) -> Vec<(Arc<LoopInfo>, LoopTotals)>;
+}
+
+/// The agent's own state.
+pub trait AgentSource: Send + Sync {
+    /// As it is now.
+    fn agent(&self) -> AgentStats;
+}
+
+/// How a hook or optional part of the agent fares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HookVerdict {
+    /// Which.
+    pub name: String,
+    /// `ok`, `unsupported` or `broken`.
+    pub verdict: String,
+    /// Why, for a person.
+    pub reason: String,
+}
+
+/// How full a kernel map is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MapFill {
+    /// Its name.
+    pub name: &'static str,
+    /// Entries in use.
+    pub entries: u64,
+    /// Entries it can hold.
+    pub limit: u64,
+}
+
+/// The agent's own state. CPU time and memory are not part of it: the exporter reads them itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AgentStats {
+    /// Verdict of every hook and optional part.
+    pub hooks: Vec<HookVerdict>,
+    /// Counters of the kernel half.
+    pub kernel_counters: Vec<(&'static str, u64)>,
+    /// Fill of its maps.
+    pub maps: Vec<MapFill>,
+    /// How late scans were.
+    pub scan_lateness: Histogram,
+    /// Sum of those latenesses.
+    pub scan_lateness_sum: Duration,
+}
