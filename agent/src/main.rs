@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
-use loopwarden::commands::{doctor, watch};
+use loopwarden::commands::{doctor, run, watch};
 use loopwarden::demo;
 
 /// Watchdog for event loops: sees a stall while it lasts, says what the loop is stuck on, and frees it when that is safe.
@@ -22,6 +22,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Watch(watch::Args),
+    Run(run::Args),
     /// The incident, unprotected and protected, side by side: needs nothing but root
     Demo(demo::Args),
     #[command(hide = true)]
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Watch(args) => watch::run(args),
+        Command::Run(args) => run::run(args),
         Command::Demo(args) => demo::run(&args),
         Command::DemoRole(args) => demo::role(&args),
         Command::Doctor(args) => doctor::run(&args),

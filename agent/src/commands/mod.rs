@@ -1,5 +1,7 @@
 //! The commands: each turns its options into settings, starts what it needs, and says how it went.
 
+mod common;
 pub mod doctor;
 mod output;
+pub mod run;
 pub mod watch;

@@ -53,10 +53,15 @@ impl Teller {
 }
 
 impl Output {
-    pub(super) fn start(sinks: Sinks) -> io::Result<Self> {
+    /// Starts the writer. `observe` sees every notice before it is written.
+    pub(super) fn start(
+        sinks: Sinks,
+        observe: impl FnMut(&Notice) + Send + 'static,
+    ) -> io::Result<Self> {
         let (jobs, inbox) = sync_channel(QUEUE);
         let dropped = Arc::new(AtomicU64::new(0));
         let writer = Writer {
+            observe: Box::new(observe),
             sinks,
             lines: Lines::default(),
             dropped: dropped.clone(),
@@ -96,6 +101,7 @@ impl Output {
 }
 
 struct Writer {
+    observe: Box<dyn FnMut(&Notice) + Send>,
     sinks: Sinks,
     lines: Lines,
     dropped: Arc<AtomicU64>,
@@ -127,6 +133,7 @@ impl Writer {
     }
 
     fn notice(&mut self, notice: &Notice, clock: WallClock) {
+        (self.observe)(notice);
         self.lines.count(notice);
         if let Some(line) = self.lines.json(notice, clock) {
             self.json(&line);

@@ -10,15 +10,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{PidfdFlags, pidfd_open};
 
+use super::common::{announce, catch_signals};
 use super::output::{Output, Sinks, wall_clock};
 use crate::config::{Config, ExeGlob, WatchOptions, duration};
 use crate::export::lines::Lines;
-use crate::kernel::{self, Sensor, clock};
+use crate::kernel::{self, clock};
 use crate::pipeline::Pid;
 use crate::rescue;
 use crate::wiring::{ConfigRules, settings_of};
@@ -66,7 +66,7 @@ pub fn run(args: Args) -> Result<u8> {
     }
     let mut sensor = kernel::sensor(loopwarden_abi::Settings::default());
     announce(sensor.as_mut());
-    let output = Output::start(sinks).context("cannot start the output thread")?;
+    let output = Output::start(sinks, |_| ()).context("cannot start the output thread")?;
     let teller = output.teller();
 
     let mut command = if args.command.is_empty() {
@@ -87,8 +87,12 @@ pub fn run(args: Args) -> Result<u8> {
     });
     let settings = settings_of(&config, false);
     let rules = Arc::new(ConfigRules(config));
-    let handle = rescue::start(sensor, settings, rules, move |notice| teller.tell(notice))?;
-    handle.watch(pids.iter().map(|pid| (*pid, 0)).collect());
+    let handle = rescue::start(sensor, settings, rules, Arc::default(), move |notice| {
+        teller.tell(notice)
+    })?;
+    handle
+        .remote()
+        .watch(pids.iter().map(|pid| (*pid, 0)).collect());
 
     let reason = wait(&signals, &mut targets, command.as_mut())?;
     let status = command
@@ -124,36 +128,6 @@ fn sinks(args: &Args) -> Result<Sinks> {
         Some(Box::new(io::stderr()))
     };
     Ok(Sinks { json, text })
-}
-
-fn catch_signals() -> Result<SignalFd> {
-    let mut set = SigSet::empty();
-    for signal in [
-        Signal::SIGINT,
-        Signal::SIGTERM,
-        Signal::SIGHUP,
-        Signal::SIGQUIT,
-    ] {
-        set.add(signal);
-    }
-    set.thread_block().context("cannot block signals")?;
-    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-        .context("cannot make a signalfd")
-}
-
-/// Says which plan is in force where that is not the usual one.
-fn announce(sensor: &dyn Sensor) {
-    let plan = sensor.plan();
-    if plan.way == kernel::Way::Sampling {
-        let why = plan
-            .verdicts
-            .get("way.tracepoint")
-            .map_or("", |verdict| verdict.reason());
-        log::warn!(
-            "eBPF cannot be used here, so loops are sampled through procfs: slower to notice, and who told a child to end \
-             stays unknown ({why}). See `loopwarden doctor`"
-        );
-    }
 }
 
 fn open_process(pid: u32) -> Result<(Pid, OwnedFd)> {

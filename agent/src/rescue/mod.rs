@@ -16,4 +16,4 @@ mod thread;
 
 pub use settings::{EngineSettings, Limits, Settings, TargetSettings};
 pub use stats::Stats;
-pub use thread::{Handle, StartError, Summary, start};
+pub use thread::{Handle, Remote, StartError, Summary, start};

@@ -11,7 +11,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use super::sentinel::Sentinel;
 use super::settings::Settings;
 use super::stats::Stats;
-use crate::kernel::{Sensor, Totals, clock, realtime};
+use crate::kernel::{Sensor, clock, realtime};
 use crate::pipeline::{Notice, Pid};
 use crate::target::scout::{Answer, Matching, Scout};
 
@@ -43,11 +43,15 @@ pub struct Summary {
 /// The thread's address. Dropping it without [`Handle::stop`] leaves the thread running.
 #[derive(Debug)]
 pub struct Handle {
+    remote: Remote,
+    finished: Receiver<Summary>,
+}
+
+/// Asks the thread for things from anywhere.
+#[derive(Debug, Clone)]
+pub struct Remote {
     sender: Sender<Message>,
     wake: Arc<OwnedFd>,
-    stats: Arc<Stats>,
-    totals: Arc<dyn Totals>,
-    finished: Receiver<Summary>,
 }
 
 /// Starts the scout and the rescue thread. `tell` gets every notice and must not block.
@@ -55,6 +59,7 @@ pub fn start(
     sensor: Box<dyn Sensor>,
     settings: Settings,
     rules: Arc<dyn Matching>,
+    stats: Arc<Stats>,
     tell: impl FnMut(Notice) + Send + 'static,
 ) -> Result<Handle, StartError> {
     let wake = Arc::new(
@@ -68,16 +73,12 @@ pub fn start(
         })?
     };
     let woken = wake.clone();
-    let stats = Arc::new(Stats::default());
-    let totals = sensor.totals();
     let (done, finished) = channel();
-    let shared = stats.clone();
     std::thread::Builder::new()
         .name("rescue".into())
         .spawn(move || {
-            shared.without_priority(realtime::prefer_this_thread().err());
-            let mut sentinel =
-                Sentinel::new(sensor, settings, rules, scout, Box::new(tell), shared);
+            stats.without_priority(realtime::prefer_this_thread().err());
+            let mut sentinel = Sentinel::new(sensor, settings, rules, scout, Box::new(tell), stats);
             run(&mut sentinel, &inbox, &woken);
             let (summary, sensor) = sentinel.finish();
             // Detaching hooks takes the kernel a second or more; nobody needs to wait for it. No receiver is fine too.
@@ -85,10 +86,7 @@ pub fn start(
             drop(sensor);
         })?;
     Ok(Handle {
-        sender,
-        wake,
-        stats,
-        totals,
+        remote: Remote { sender, wake },
         finished,
     })
 }
@@ -99,7 +97,7 @@ fn post(sender: &Sender<Message>, wake: &OwnedFd, message: Message) {
     let _ = rustix::io::write(wake, &1u64.to_ne_bytes());
 }
 
-impl Handle {
+impl Remote {
     /// Watches processes (each with the number of its target) and their descendants.
     pub fn watch(&self, processes: Vec<(Pid, usize)>) {
         post(&self.sender, &self.wake, Message::Watch(processes));
@@ -113,23 +111,19 @@ impl Handle {
             Message::Reload(Box::new(settings), rules),
         );
     }
+}
 
-    /// Figures of the thread.
+impl Handle {
+    /// To ask the thread from elsewhere.
     #[must_use]
-    pub fn stats(&self) -> Arc<Stats> {
-        self.stats.clone()
-    }
-
-    /// Counts of the watched loops.
-    #[must_use]
-    pub fn totals(&self) -> Arc<dyn Totals> {
-        self.totals.clone()
+    pub fn remote(&self) -> Remote {
+        self.remote.clone()
     }
 
     /// Ends the thread: closes open stalls as detached and tells the final counts of every loop.
     #[must_use]
     pub fn stop(self) -> Summary {
-        post(&self.sender, &self.wake, Message::Stop);
+        post(&self.remote.sender, &self.remote.wake, Message::Stop);
         self.finished.recv().unwrap_or_else(|_| {
             log::error!("the rescue thread panicked");
             Summary::default()

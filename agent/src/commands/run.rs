@@ -1,0 +1,308 @@
+//! `loopwarden run`: the node agent.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use nix::sys::signal::Signal;
+use nix::sys::signalfd::SignalFd;
+use rustix::event::{PollFd, PollFlags, poll};
+
+use super::common::{announce, catch_signals};
+use super::output::{Output, Sinks};
+use crate::config::{Config, ConfigWatcher, OtlpProtocol, Reload, Source};
+use crate::export::{
+    AgentSource, AgentStats, Exporter, FileOtlp, FileSettings, HookVerdict, LoopSource, MapFill,
+    Settings,
+};
+use crate::kernel::{self, Totals};
+use crate::pipeline::{LoopId, LoopInfo, LoopTotals, Mode, Notice};
+use crate::rescue::{self, Remote, Stats};
+use crate::wiring::{ConfigRules, settings_of};
+
+/// How long the exporters get to push what is left.
+const LAST_PUSH: Duration = Duration::from_secs(5);
+
+/// Run the node agent: watch every process the configuration names, tell the world, and in enforce mode end wedged engines.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Configuration file; without it /etc/loopwarden/config.yaml if there is one, else observe LiteLLM
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Wins over the file's mode
+    #[arg(long, value_enum)]
+    mode: Option<ModeArg>,
+    /// Print the configuration in force, presets expanded, and end
+    #[arg(long)]
+    print_config: bool,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum ModeArg {
+    /// Everything but the signal
+    Observe,
+    /// Signals are sent
+    Enforce,
+}
+
+impl From<ModeArg> for Mode {
+    fn from(mode: ModeArg) -> Self {
+        match mode {
+            ModeArg::Observe => Self::Observe,
+            ModeArg::Enforce => Self::Enforce,
+        }
+    }
+}
+
+/// Runs the command; the value is the exit status.
+pub fn run(args: Args) -> Result<u8> {
+    let mut source = Source::new(args.config, args.mode.map(Mode::from));
+    let config = match source.load() {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("loopwarden: {error}");
+            return Ok(2);
+        }
+    };
+    if args.print_config {
+        print!("{}", config.to_yaml());
+        return Ok(0);
+    }
+    let exports =
+        match Settings::from_env_over(&file_settings(&config), |name| std::env::var(name).ok()) {
+            Ok(exports) => exports,
+            Err(error) => {
+                eprintln!("loopwarden: {error}");
+                return Ok(2);
+            }
+        };
+    // Before any thread starts, so that none of them takes these signals.
+    let signals = catch_signals()?;
+    log::info!("configuration: {}", source.describe());
+    Agent::start(source, config, exports)?.serve(&signals)
+}
+
+/// Everything that runs.
+struct Agent {
+    runtime: tokio::runtime::Runtime,
+    exporter: Exporter,
+    output: Output,
+    handle: rescue::Handle,
+    watcher: ConfigWatcher,
+}
+
+impl Agent {
+    fn start(source: Source, config: Config, exports: Settings) -> Result<Self> {
+        let locked = kernel::realtime::lock_memory();
+        if let Err(reason) = &locked {
+            log::info!("{reason}");
+        }
+        let sensor = kernel::sensor(loopwarden_abi::Settings {
+            all_execs: 1,
+            pad: 0,
+        });
+        announce(sensor.as_ref());
+        let stats = Arc::new(Stats::default());
+        let watched = Arc::new(Watched {
+            totals: sensor.totals(),
+            loops: Mutex::default(),
+        });
+        let hooks = sensor
+            .plan()
+            .verdicts
+            .iter()
+            .map(|(name, verdict)| HookVerdict {
+                name: name.clone(),
+                verdict: verdict.name().to_owned(),
+                reason: verdict.reason().to_owned(),
+            });
+        let own = Arc::new(Own {
+            hooks: hooks.collect(),
+            memory: locked.err(),
+            stats: stats.clone(),
+        });
+
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("export")
+            .enable_all()
+            .build()
+            .context("cannot start the async runtime of the exporters")?;
+        let exporter = runtime.block_on(Exporter::start(exports, watched.clone(), own))?;
+        let sinks = Sinks {
+            json: None,
+            text: Some(Box::new(io::stderr())),
+        };
+        let output = Output::start(sinks, move |notice| watched.observe(notice))
+            .context("cannot start the output thread")?;
+
+        let (teller, notices) = (output.teller(), exporter.sender());
+        let tell = move |notice: Notice| {
+            notices.notice(notice.clone());
+            teller.tell(notice);
+        };
+        let rules = Arc::new(ConfigRules(config.clone()));
+        let handle = rescue::start(sensor, settings_of(&config, true), rules, stats, tell)?;
+        let remote = handle.remote();
+        let export = config.export.clone();
+        let watcher = ConfigWatcher::start(source, config, move |reload| {
+            reloaded(reload, &remote, &export)
+        })
+        .context("cannot watch the configuration file")?;
+        Ok(Self {
+            runtime,
+            exporter,
+            output,
+            handle,
+            watcher,
+        })
+    }
+
+    fn serve(self, signals: &SignalFd) -> Result<u8> {
+        if let Some(address) = self.exporter.page_address() {
+            log::info!("metrics: http://{address}/metrics");
+        }
+        loop {
+            match poll(
+                &mut [PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN)],
+                None,
+            ) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error).context("waiting for signals failed"),
+            }
+            let Some(signal) = signals
+                .read_signal()
+                .context("reading the signalfd failed")?
+            else {
+                continue;
+            };
+            if i32::try_from(signal.ssi_signo) == Ok(Signal::SIGHUP as i32) {
+                self.watcher.reload_now();
+            } else {
+                break;
+            }
+        }
+        drop(self.watcher);
+        let _ = self.handle.stop();
+        self.output.finish();
+        self.runtime.block_on(self.exporter.shutdown(LAST_PUSH));
+        Ok(0)
+    }
+}
+
+fn reloaded(reload: Reload, remote: &Remote, export: &crate::config::Export) {
+    match reload {
+        Reload::Changed { config, changes } => {
+            for change in changes {
+                log::warn!("configuration changed: {change}");
+            }
+            if config.export != *export {
+                log::warn!("a change of `export` takes effect when the agent is started again");
+            }
+            remote.reload(settings_of(&config, true), Arc::new(ConfigRules(*config)));
+        }
+        Reload::Unchanged => log::warn!("configuration read again: nothing changed"),
+        Reload::Rejected(error) => log::error!("the old configuration stays in force: {error}"),
+    }
+}
+
+fn file_settings(config: &Config) -> FileSettings {
+    let otlp = config.export.otlp.as_ref().map(|otlp| FileOtlp {
+        endpoint: Some(otlp.endpoint.clone()),
+        protocol: Some(
+            match otlp.protocol {
+                OtlpProtocol::Grpc => "grpc",
+                OtlpProtocol::HttpProtobuf => "http/protobuf",
+            }
+            .to_owned(),
+        ),
+        ..FileOtlp::default()
+    });
+    let metrics_listen = config.export.metrics.as_ref().map(|metrics| metrics.listen);
+    FileSettings {
+        otlp,
+        metrics_listen,
+        interval: None,
+    }
+}
+
+/// The loops that are watched now, kept from the notices on the output thread: the rescue thread shares no lock.
+struct Watched {
+    totals: Arc<dyn Totals>,
+    loops: Mutex<BTreeMap<LoopId, Arc<LoopInfo>>>,
+}
+
+impl Watched {
+    fn observe(&self, notice: &Notice) {
+        let mut loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
+        match notice {
+            Notice::Loop { info, .. } => {
+                loops.insert(info.id, info.clone());
+            }
+            Notice::LoopEnded { info, .. } => {
+                loops.remove(&info.id);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl LoopSource for Watched {
+    fn loops(&self) -> Vec<(Arc<LoopInfo>, LoopTotals)> {
+        let loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
+        loops
+            .values()
+            .filter_map(|info| Some((info.clone(), self.totals.totals(info.slot)?)))
+            .collect()
+    }
+}
+
+/// The agent's own state.
+struct Own {
+    hooks: Vec<HookVerdict>,
+    memory: Option<String>,
+    stats: Arc<Stats>,
+}
+
+impl AgentSource for Own {
+    fn agent(&self) -> AgentStats {
+        let (scan_lateness, scan_lateness_sum) = self.stats.lateness();
+        let part = |name: &str, refused: Option<String>| HookVerdict {
+            name: name.to_owned(),
+            verdict: if refused.is_some() {
+                "unsupported"
+            } else {
+                "ok"
+            }
+            .to_owned(),
+            reason: refused.unwrap_or_default(),
+        };
+        let mut hooks = self.hooks.clone();
+        hooks.push(part("rescue.realtime", self.stats.no_priority()));
+        hooks.push(part("rescue.locked_memory", self.memory.clone()));
+        let (processes, threads) = self.stats.fill();
+        let maps = vec![
+            MapFill {
+                name: "tasks",
+                entries: processes,
+                limit: u64::from(loopwarden_abi::MAX_TASKS),
+            },
+            MapFill {
+                name: "loops",
+                entries: threads,
+                limit: u64::from(loopwarden_abi::MAX_LOOPS),
+            },
+        ];
+        AgentStats {
+            hooks,
+            kernel_counters: self.stats.lost(),
+            maps,
+            scan_lateness,
+            scan_lateness_sum,
+        }
+    }
+}
