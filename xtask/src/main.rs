@@ -39,8 +39,9 @@ enum Task {
 }
 
 fn main() -> ExitCode {
-    let Err(error) = run() else {
-        return ExitCode::SUCCESS;
+    let error = match run() {
+        Ok(status) => return status,
+        Err(error) => error,
     };
     eprintln!("error: {error}");
     for cause in error.chain().skip(1) {

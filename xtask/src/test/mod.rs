@@ -51,38 +51,13 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
 
 fn quick_parts() -> Result<Vec<Part>> {
     let tests = targets::of_workspace()?;
+    let kernel = cargo(&["test", "--package", "loopwarden", "--test", "kernel"]);
     Ok(vec![
-        Part::new("format", vec![cargo(&["fmt", "--all", "--check"])]),
-        Part::new(
-            "clippy",
-            vec![cargo(&[
-                "clippy",
-                "--workspace",
-                "--all-targets",
-                "--quiet",
-                "--",
-                "-Dwarnings",
-            ])],
-        ),
+        Part::new("format", formatting()),
+        Part::new("clippy", clippy()),
         Part::new("documentation", vec![documentation()]),
-        Part::new(
-            "unit and integration tests",
-            vec![
-                without_kernel(&tests),
-                cargo(&["test", "--workspace", "--doc"]),
-            ],
-        ),
-        Part::new(
-            "kernel tests, this kernel",
-            vec![cargo(&[
-                "test",
-                "--package",
-                "loopwarden",
-                "--test",
-                "kernel",
-            ])],
-        )
-        .needs_bpf(),
+        Part::new("unit and integration tests", unit_tests(&tests)),
+        Part::new("kernel tests, this kernel", vec![kernel]).needs_bpf(),
         Part::new("eBPF object", vec![xtask(&["ebpf", "--check"])?]),
     ])
 }
@@ -95,8 +70,7 @@ fn heavy_parts(full: bool) -> Result<Vec<Part>> {
         litellm.arg("--full");
     }
     // The VM's part has built the agent in the release profile: the proxy's part need not build it again.
-    litellm.env(
-        "LOOPWARDEN_BIN",
+    litellm.arg("--guard").arg(
         layout::target()
             .join(layout::HOST)
             .join("release/loopwarden"),
@@ -113,22 +87,43 @@ fn cargo(args: &[&str]) -> Command {
     command
 }
 
+/// The stand-in engine is a workspace of its own, so cargo has to be told of it each time.
+fn engine(args: &[&str]) -> Command {
+    let mut command = cargo(args);
+    command.current_dir(layout::root().join("xtask/engine"));
+    command.env("CARGO_TARGET_DIR", layout::target().join("engine"));
+    command
+}
+
+fn formatting() -> Vec<Command> {
+    let args = ["fmt", "--all", "--check"];
+    vec![cargo(&args), engine(&args)]
+}
+
+fn clippy() -> Vec<Command> {
+    let deny = ["--quiet", "--all-targets", "--", "-Dwarnings"];
+    let workspace = [&["clippy", "--workspace"][..], &deny].concat();
+    let engine_only = [&["clippy"][..], &deny].concat();
+    vec![cargo(&workspace), engine(&engine_only)]
+}
+
 fn documentation() -> Command {
-    let mut command = cargo(&[
-        "doc",
-        "--workspace",
-        "--no-deps",
-        "--document-private-items",
-        "--quiet",
-    ]);
+    let mut command = cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
+    // Most of the code is private to its crate, and that is what a contributor reads.
+    command.arg("--document-private-items");
     command.env("RUSTDOCFLAGS", "-Dwarnings");
     command
 }
 
+fn unit_tests(names: &[String]) -> Vec<Command> {
+    let doc_tests = cargo(&["test", "--workspace", "--doc"]);
+    vec![without_kernel(names), doc_tests, engine(&["test"])]
+}
+
 /// All tests but those of the kernel target, which is a part of its own because it cannot run everywhere.
-fn without_kernel(tests: &[String]) -> Command {
+fn without_kernel(names: &[String]) -> Command {
     let mut command = cargo(&["test", "--workspace", "--no-fail-fast", "--lib", "--bins"]);
-    for name in tests.iter().filter(|name| *name != "kernel") {
+    for name in names.iter().filter(|name| *name != "kernel") {
         command.args(["--test", name]);
     }
     command
