@@ -156,6 +156,14 @@ pub const WAIT_PIDFD: u32 = 3;
 /// The bucket of a duration: two a power of two, from 2^10 ns (bucket 1) on; bucket 0 holds what is shorter, the last one
 /// what is longer.
 #[must_use]
+#[expect(
+    clippy::inline_always,
+    reason = "the BPF target can only call what is inlined or verified on its own"
+)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "below 110: twice the 54 shifts there can be"
+)]
 #[inline(always)]
 pub const fn bucket_of(ns: u64) -> usize {
     if ns < 1 << BUCKET_MIN_SHIFT {

@@ -55,10 +55,11 @@ pub static SETTINGS: Settings = Settings {
 /// A global as user space set it. Volatile, because the compiler sees only the zero it was declared with.
 #[macro_export]
 macro_rules! global {
-    ($($place:tt)*) => {
+    ($($place:tt)*) => {{
+        let place = &raw const $($place)*;
         // SAFETY: a static of plain integers, never written once the program is loaded.
-        unsafe { core::ptr::read_volatile(&raw const $($place)*) }
-    };
+        unsafe { core::ptr::read_volatile(place) }
+    }};
 }
 
 /// Counts a loss. Per-CPU slots, because BPF has no atomic addition that Rust could name.

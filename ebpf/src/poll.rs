@@ -37,17 +37,17 @@ impl Poll {
     #[inline(always)]
     fn read(call: Call, args: [u64; 5], now: u64) -> Self {
         match call {
-            Call::Epoll => Self::epoll(args, deadline_ms(now, args[3] as i32)),
-            Call::EpollTimespec => Self::epoll(args, deadline_at(now, args[3], 1)),
-            Call::Poll => Self::poll(args, deadline_ms(now, args[2] as i32)),
-            Call::PollTimespec => Self::poll(args, deadline_at(now, args[2], 1)),
-            Call::Select => Self::select(args, deadline_at(now, args[4], 1000)),
-            Call::SelectTimespec => Self::select(args, deadline_at(now, args[4], 1)),
+            Call::Epoll => Self::of_epoll(args, deadline_ms(now, args[3] as i32)),
+            Call::EpollTimespec => Self::of_epoll(args, deadline_at(now, args[3], 1)),
+            Call::Poll => Self::of_poll(args, deadline_ms(now, args[2] as i32)),
+            Call::PollTimespec => Self::of_poll(args, deadline_at(now, args[2], 1)),
+            Call::Select => Self::of_select(args, deadline_at(now, args[4], 1000)),
+            Call::SelectTimespec => Self::of_select(args, deadline_at(now, args[4], 1)),
         }
     }
 
     #[inline(always)]
-    fn epoll(args: [u64; 5], deadline: u64) -> Self {
+    fn of_epoll(args: [u64; 5], deadline: u64) -> Self {
         // An epoll descriptor stands for any number of descriptors; 2 keeps it from being taken for a single one.
         Self {
             key: PollKey {
@@ -60,7 +60,7 @@ impl Poll {
     }
 
     #[inline(always)]
-    fn poll(args: [u64; 5], deadline: u64) -> Self {
+    fn of_poll(args: [u64; 5], deadline: u64) -> Self {
         let fd = if args[1] == 0 {
             -1
         } else {
@@ -77,7 +77,7 @@ impl Poll {
     }
 
     #[inline(always)]
-    fn select(args: [u64; 5], deadline: u64) -> Self {
+    fn of_select(args: [u64; 5], deadline: u64) -> Self {
         let sets = [args[1], args[2], args[3]];
         let mut lowest = -1;
         let mut set = 0;
@@ -103,14 +103,18 @@ impl Poll {
     }
 }
 
-/// Lowest descriptor in a set of at most 1024, -1 if there is none.
+/// Words of a set that are searched: a loop's lowest descriptor is its listener or wake-up pipe, opened early. Each word
+/// more costs the verifier of older kernels dearly.
+const SET_WORDS: u64 = 4;
+
+/// Lowest descriptor in the first words of a set, -1 if there is none.
 #[inline(always)]
 fn lowest_bit(set: u64, descriptors: u64) -> i32 {
     if set == 0 {
         return -1;
     }
     let mut word = 0u64;
-    while word < 16 {
+    while word < SET_WORDS {
         if word * 64 >= descriptors {
             return -1;
         }
@@ -118,13 +122,7 @@ fn lowest_bit(set: u64, descriptors: u64) -> i32 {
             return -1;
         };
         if bits != 0 {
-            let mut bit = 0;
-            while bit < 64 {
-                if bits >> bit & 1 != 0 {
-                    return (word * 64 + bit) as i32;
-                }
-                bit += 1;
-            }
+            return (word * 64) as i32 + bits.trailing_zeros() as i32;
         }
         word += 1;
     }
