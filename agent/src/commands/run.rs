@@ -150,7 +150,7 @@ impl Agent {
         let remote = handle.remote();
         let export = config.export.clone();
         let watcher = ConfigWatcher::start(source, config, move |reload| {
-            reloaded(reload, &remote, &export)
+            reloaded(reload, &remote, &export);
         })
         .context("cannot watch the configuration file")?;
         Ok(Self {

@@ -88,7 +88,7 @@ pub fn run(args: Args) -> Result<u8> {
     let settings = settings_of(&config, false);
     let rules = Arc::new(ConfigRules(config));
     let handle = rescue::start(sensor, settings, rules, Arc::default(), move |notice| {
-        teller.tell(notice)
+        teller.tell(notice);
     })?;
     handle
         .remote()

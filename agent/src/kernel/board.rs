@@ -84,10 +84,10 @@ impl Board {
     }
 
     /// Writes a whole record, before the kernel is told of the slot.
-    pub fn reset(&self, slot: u32, initial: LoopRecord) {
+    pub fn reset(&self, slot: u32, initial: &LoopRecord) {
         if let Some(record) = self.at(slot) {
             // SAFETY: the pointer is into the mapping, and no thread has the slot.
-            unsafe { record.write_volatile(initial) };
+            unsafe { record.write_volatile(*initial) };
         }
     }
 

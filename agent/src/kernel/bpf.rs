@@ -202,7 +202,7 @@ impl Sensor for BpfSensor {
             self.refused_slots += 1;
             return None;
         };
-        self.board.reset(slot, initial_record(&adoption));
+        self.board.reset(slot, &initial_record(&adoption));
         let entry = ThreadValue(ThreadEntry { slot, pad: 0 });
         if self.threads.insert(adoption.tid.0, entry, 0).is_err() {
             self.free.push_back(slot);

@@ -37,6 +37,7 @@ pub enum Outcome {
 }
 
 /// Probes this kernel, chooses and attaches.
+#[must_use]
 pub fn load(settings: Settings) -> Outcome {
     let mut facts = Facts {
         wanted: wanted(),
@@ -64,7 +65,7 @@ pub fn load(settings: Settings) -> Outcome {
                 }
                 // The way looked possible and is not: note why, and choose again.
                 Err(error) if plan.way == Way::Fentry => {
-                    facts.fentry_refused = Some(error.to_string())
+                    facts.fentry_refused = Some(error.to_string());
                 }
                 Err(error) => facts.tracefs_refused = Some(error.to_string()),
             }

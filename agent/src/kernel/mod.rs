@@ -27,6 +27,7 @@ pub use sampler::Sampler;
 pub use sensor::{Adoption, Listed, Sensor, Totals};
 
 /// The best sensor this machine allows.
+#[must_use]
 pub fn sensor(settings: loopwarden_abi::Settings) -> Box<dyn Sensor> {
     match load(settings) {
         Outcome::Loaded(loaded) => {

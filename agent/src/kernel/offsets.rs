@@ -128,8 +128,9 @@ impl KernelTypes {
         loop {
             let inner = match &kind {
                 Type::Typedef(inner) => self.0.resolve_chained_type(inner).ok()?,
-                Type::Const(inner) => self.0.resolve_chained_type(inner).ok()?,
-                Type::Volatile(inner) => self.0.resolve_chained_type(inner).ok()?,
+                Type::Const(inner) | Type::Volatile(inner) => {
+                    self.0.resolve_chained_type(inner).ok()?
+                }
                 Type::TypeTag(inner) => self.0.resolve_chained_type(inner).ok()?,
                 _ => return Some(kind),
             };

@@ -284,15 +284,12 @@ impl Sentinel {
         let mut struck = None;
         let (outcome, detail) = if mode == Mode::Observe {
             (Outcome::WouldSend, None)
+        } else if let Err(error) = self.spend(tid, now) {
+            (Outcome::Failed, Some(error.to_string()))
         } else {
-            match self.spend(tid, now) {
-                Err(error) => (Outcome::Failed, Some(error.to_string())),
-                Ok(()) => {
-                    let (outcome, held, detail) = self.strike(tid, child, signal);
-                    struck = held;
-                    (outcome, detail)
-                }
-            }
+            let (outcome, held, detail) = self.strike(tid, child, signal);
+            struck = held;
+            (outcome, detail)
         };
         self.open_stall_for_action(tid, now);
         let at = crate::kernel::clock::now();

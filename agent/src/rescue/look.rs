@@ -57,15 +57,15 @@ fn doing(id: LoopId) -> Doing {
             name: syscalls::name(number),
             descriptor: i32::try_from(args[0])
                 .ok()
-                .and_then(|fd| descriptor(&proc::descriptor(pid, fd).ok()?)),
+                .and_then(|fd| Some(descriptor(&proc::descriptor(pid, fd).ok()?))),
             operation: args[1],
         },
         Err(_) => Doing::Unreadable,
     }
 }
 
-fn descriptor(link: &str) -> Option<Descriptor> {
-    Some(if link.starts_with("socket:") {
+fn descriptor(link: &str) -> Descriptor {
+    if link.starts_with("socket:") {
         Descriptor::Socket
     } else if link.starts_with("pipe:") {
         Descriptor::Pipe
@@ -73,7 +73,7 @@ fn descriptor(link: &str) -> Option<Descriptor> {
         Descriptor::File
     } else {
         Descriptor::Other
-    })
+    }
 }
 
 fn accounts(id: LoopId, at: Mono) -> Option<Accounts> {

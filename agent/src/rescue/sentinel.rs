@@ -546,7 +546,7 @@ impl Sentinel {
         let earliest = self
             .loops
             .values()
-            .map(|watched| self.due_of(watched, now))
+            .map(|watched| Self::due_of(watched, now))
             .min();
         let mut due = earliest.unwrap_or(self.next_rescan).min(self.next_rescan);
         if !events && !self.loops.is_empty() {

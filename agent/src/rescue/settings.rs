@@ -42,7 +42,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             node_kills: 200,
-            per: Duration::from_secs(60),
+            per: Duration::from_mins(1),
             pause: Duration::from_secs(1),
         }
     }

@@ -158,7 +158,7 @@ impl Sentinel {
         let away = away_since(watched, reading, now).or(stopped);
         match (&watched.stall, away) {
             (None, Some(since)) if now.since(since) >= watched.stall_after => {
-                self.open_stall(tid, since, now)
+                self.open_stall(tid, since, now);
             }
             (Some(stall), _) => {
                 let back = match reading.beat {
@@ -344,7 +344,7 @@ impl Sentinel {
     }
 
     /// The earliest moment at which something about a loop can be due.
-    pub(super) fn due_of(&self, watched: &Loop, now: Mono) -> Mono {
+    pub(super) fn due_of(watched: &Loop, now: Mono) -> Mono {
         let mut due = match (
             &watched.stall,
             watched.last.as_ref().map(|reading| reading.beat),

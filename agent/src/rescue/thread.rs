@@ -69,7 +69,7 @@ pub fn start(
     let scout = {
         let (sender, wake) = (sender.clone(), wake.clone());
         Scout::start(rules.clone(), move |answer| {
-            post(&sender, &wake, Message::Answer(answer))
+            post(&sender, &wake, Message::Answer(answer));
         })?
     };
     let woken = wake.clone();
