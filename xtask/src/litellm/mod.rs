@@ -18,6 +18,7 @@ mod proxy;
 mod python;
 mod report;
 mod row;
+mod run_dir;
 mod sampler;
 mod session;
 mod soak;
