@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
+use super::run_dir::RunDir;
 use super::{cluster, engine, python};
 use crate::setup;
 
@@ -80,32 +81,6 @@ impl Lab {
     /// Where a part is.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.cache.join(name)
-    }
-}
-
-/// A folder for what one run writes, removed at its end. Other users may pass through it: PostgreSQL is one of them.
-#[derive(Debug)]
-pub(crate) struct RunDir(tempfile::TempDir);
-
-impl RunDir {
-    fn create() -> Result<Self> {
-        use std::os::unix::fs::PermissionsExt as _;
-        tempfile::Builder::new()
-            .prefix("loopwarden-litellm-")
-            .permissions(fs::Permissions::from_mode(0o711))
-            .tempdir()
-            .map(Self)
-            .context("cannot create a temporary folder")
-    }
-
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    /// Leaves the folder behind, for a look at the logs.
-    pub(crate) fn keep(&mut self) -> PathBuf {
-        self.0.disable_cleanup(true);
-        self.0.path().to_owned()
     }
 }
 

@@ -18,8 +18,10 @@ mod proxy;
 mod python;
 mod report;
 mod row;
+mod run_dir;
 mod sampler;
 mod session;
+mod soak;
 mod stop;
 
 use std::path::{Path, PathBuf};
@@ -34,9 +36,15 @@ use row::{Plan, Row};
 /// Arguments
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Three runs with each grace, and the figures themselves as criteria instead of proportions
+    /// Three runs with each grace, the figures themselves as criteria instead of proportions, and the soak; 20 minutes
     #[arg(long)]
     full: bool,
+    /// Only the soak: a healthy proxy under light load, its engine replaced twice, in which nothing may be done
+    #[arg(long, conflicts_with = "full")]
+    soak: bool,
+    /// How long the soak lasts, in minutes
+    #[arg(long, value_name = "MINUTES", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=1440))]
+    soak_minutes: u64,
     /// The guard to run as `GUARD watch --json …`, instead of this workspace's own, built for the purpose
     #[arg(long, value_name = "FILE")]
     guard: Option<PathBuf>,
@@ -63,6 +71,27 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 fn measure(args: &Args, lab: &Lab, guard: &Path) -> Result<Vec<Check>> {
+    let mut checks = Vec::new();
+    if !args.soak {
+        let rows = table(args, lab, guard)?;
+        let strictness = if args.full {
+            Strictness::Figures
+        } else {
+            Strictness::Proportions
+        };
+        checks.extend(criteria::of(&rows, strictness));
+    }
+    if args.soak || args.full {
+        checks.extend(soak::run(
+            lab,
+            guard,
+            Duration::from_mins(args.soak_minutes),
+        )?);
+    }
+    Ok(checks)
+}
+
+fn table(args: &Args, lab: &Lab, guard: &Path) -> Result<Vec<Row>> {
     let freeze = Duration::from_secs(args.freeze);
     let mut rows = Vec::new();
     for (number, plans) in sessions(args.full).iter().enumerate() {
@@ -72,12 +101,7 @@ fn measure(args: &Args, lab: &Lab, guard: &Path) -> Result<Vec<Check>> {
     if let Some(file) = &args.json {
         write_json(file, &rows)?;
     }
-    let strictness = if args.full {
-        Strictness::Figures
-    } else {
-        Strictness::Proportions
-    };
-    Ok(criteria::of(&rows, strictness))
+    Ok(rows)
 }
 
 /// Which proxies run at the same time. Two are what two cores carry without one slowing the other: they take turns at the

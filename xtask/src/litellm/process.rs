@@ -1,6 +1,7 @@
 //! Processes that a run starts, and their children: found, signalled by identity, and always ended.
 
 use std::fs::{self, File};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -112,17 +113,13 @@ pub(crate) fn signal(pid: u32, signal: Signal) -> Result<()> {
 #[derive(Debug)]
 pub(crate) struct Descendant {
     pub(crate) pid: u32,
-    pidfd: std::os::fd::OwnedFd,
+    pidfd: OwnedFd,
 }
 
 impl Descendant {
     /// Sends a signal; a process that is gone needs none.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a child of a process that this run started, held by a pidfd"
-    )]
     pub(crate) fn signal(&self, signal: Signal) {
-        let _ = rustix::process::pidfd_send_signal(&self.pidfd, signal);
+        signal_held(&self.pidfd, signal);
     }
 
     pub(crate) fn is_child_of(&self, parent: u32) -> bool {
@@ -130,17 +127,38 @@ impl Descendant {
     }
 }
 
+/// Signals the process that a pidfd holds; one that is gone needs no signal.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a process that a run of this task started, held by a pidfd"
+)]
+pub(crate) fn signal_held(pidfd: &OwnedFd, signal: Signal) {
+    let _ = rustix::process::pidfd_send_signal(pidfd, signal);
+}
+
+/// A hold on whatever process has this id now.
+pub(crate) fn hold(pid: u32) -> Option<OwnedFd> {
+    rustix::process::pidfd_open(known(pid)?, PidfdFlags::empty()).ok()
+}
+
+/// The ids of all processes.
+pub(crate) fn all() -> Vec<u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten();
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
 /// The children a process has now.
 pub(crate) fn children(parent: u32) -> Vec<Descendant> {
-    let Ok(processes) = fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    processes
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+    all()
+        .into_iter()
         .filter(|pid| parent_of(*pid) == Some(parent))
         .filter_map(|pid| {
-            let pidfd = rustix::process::pidfd_open(known(pid)?, PidfdFlags::empty()).ok()?;
-            let child = Descendant { pid, pidfd };
+            let child = Descendant {
+                pid,
+                pidfd: hold(pid)?,
+            };
             // Only now is it certain that the pidfd is the process whose parent was read.
             child.is_child_of(parent).then_some(child)
         })

@@ -26,12 +26,13 @@ pub(crate) fn prepare(lab: &Lab) -> Result<()> {
         cmd::output(Command::new("python3").args(["-c", "import sys; print(sys.version)"]))?;
     prisma_module(lab)?;
     for version in [BEFORE_FIX, OWN_FIX] {
+        let constraints = constraints(version, python.trim());
         let recipe = format!(
-            "litellm[proxy]=={version} prisma=={CLIENT} {}",
+            "litellm[proxy]=={version} prisma=={CLIENT} {}\n{constraints}",
             python.trim()
         );
         lab.part(&venv_name(version), &recipe, |venv| {
-            install(venv, version)?;
+            install(venv, version, constraints)?;
             generate(lab, venv)
         })?;
     }
@@ -114,8 +115,19 @@ fn venv_name(version: &str) -> String {
     format!("venv-{version}")
 }
 
-fn install(venv: &Path, version: &str) -> Result<()> {
+/// The exact versions of everything else; other versions of Python may need others.
+fn constraints(version: &str, python: &str) -> &'static str {
+    match version {
+        _ if !python.starts_with("3.11.") => "",
+        BEFORE_FIX => include_str!("../../litellm/constraints-1.83.7.txt"),
+        _ => include_str!("../../litellm/constraints-1.84.0.txt"),
+    }
+}
+
+fn install(venv: &Path, version: &str, constraints: &str) -> Result<()> {
     cmd::output(Command::new("python3").args(["-m", "venv"]).arg(venv))?;
+    let file = venv.join("constraints.txt");
+    fs::write(&file, constraints).with_context(|| format!("cannot write {}", file.display()))?;
     cmd::output(
         Command::new(venv.join("bin/python"))
             .args([
@@ -124,7 +136,9 @@ fn install(venv: &Path, version: &str) -> Result<()> {
                 "install",
                 "--quiet",
                 "--disable-pip-version-check",
+                "--constraint",
             ])
+            .arg(&file)
             .arg(format!("litellm[proxy]=={version}"))
             .arg(format!("prisma=={CLIENT}")),
     )?;

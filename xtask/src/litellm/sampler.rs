@@ -152,8 +152,8 @@ fn close(wait: Option<Wait>, seen: &Mutex<Seen>) {
     }
 }
 
-/// The child that a blocking wait4 names. With WNOHANG it is no wait.
-fn waited_for(call: &str) -> Option<u32> {
+/// The child that a blocking wait4 names, read from a thread's `syscall` file. With WNOHANG it is no wait.
+pub(crate) fn waited_for(call: &str) -> Option<u32> {
     let mut words = call.split_whitespace();
     if words.next()? != WAIT4 {
         return None;
