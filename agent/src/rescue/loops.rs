@@ -34,6 +34,8 @@ pub(super) struct Stall {
     pub(super) since: Mono,
     pub(super) lower_bound: bool,
     pub(super) cause: Cause,
+    /// What it was stuck on when we signalled: the cause of a rescued stall, whatever the loop caught up with afterwards.
+    pub(super) cause_of_action: Option<Cause>,
     pub(super) accounts: Option<Accounts>,
     pub(super) next_look: Mono,
     /// Signals we sent in this stall.

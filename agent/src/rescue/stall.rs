@@ -197,6 +197,7 @@ impl Sentinel {
             since,
             lower_bound,
             cause,
+            cause_of_action: None,
             accounts,
             next_look: now.plus(SECOND_LOOK),
             strikes: Vec::new(),
@@ -296,11 +297,8 @@ impl Sentinel {
                     .ended
                     .is_some_and(|ended| at.since(ended) <= RESCUED_WITHIN)
             });
-        if let Some(reading) = &watched.last
-            && stall.cause.kind == crate::pipeline::CauseKind::Unknown
-            && super::look::waits(reading)
-        {
-            stall.cause.kind = crate::pipeline::CauseKind::ChildWait;
+        if let (true, Some(cause)) = (rescued, stall.cause_of_action.take()) {
+            stall.cause = cause;
         }
         let view = view_of(&stall, at);
         self.tell(Notice::StallClosed {
