@@ -7,12 +7,15 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{cmd, layout};
+use crate::{cmd, layout, prometheus};
 
 mod part;
 mod targets;
 
 use part::{Part, Report, State};
+
+const KERNEL_TEST: &str = "kernel";
+const PROMETHEUS_TEST: &str = "export_prometheus";
 
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
@@ -68,7 +71,7 @@ fn quick_parts() -> Result<Vec<Part>> {
         Part::new(
             "unit and integration tests",
             vec![
-                without_kernel(&tests),
+                of_this_process(&tests),
                 cargo(&["test", "--workspace", "--doc"]),
             ],
         ),
@@ -79,7 +82,7 @@ fn quick_parts() -> Result<Vec<Part>> {
                 "--package",
                 "loopwarden",
                 "--test",
-                "kernel",
+                KERNEL_TEST,
             ])],
         )
         .needs_bpf(),
@@ -101,7 +104,13 @@ fn heavy_parts(full: bool) -> Result<Vec<Part>> {
             .join(layout::HOST)
             .join("release/loopwarden"),
     );
+    let mut export = cargo(&["test", "--package", "loopwarden", "--test", PROMETHEUS_TEST]);
+    export.env("LOOPWARDEN_PROMETHEUS", prometheus::binary()?);
     Ok(vec![
+        Part::new(
+            "export to a real Prometheus",
+            vec![xtask(&["prometheus"])?, export],
+        ),
         Part::new("kernel tests, other kernels", vec![vm]),
         Part::new("real LiteLLM proxy", vec![litellm]).needs_bpf(),
     ])
@@ -125,10 +134,13 @@ fn documentation() -> Command {
     command
 }
 
-/// All tests but those of the kernel target, which is a part of its own because it cannot run everywhere.
-fn without_kernel(tests: &[String]) -> Command {
+/// All tests but those that are parts of their own: the kernel's cannot run everywhere, Prometheus has to be built first.
+fn of_this_process(tests: &[String]) -> Command {
     let mut command = cargo(&["test", "--workspace", "--no-fail-fast", "--lib", "--bins"]);
-    for name in tests.iter().filter(|name| *name != "kernel") {
+    for name in tests
+        .iter()
+        .filter(|name| ![KERNEL_TEST, PROMETHEUS_TEST].contains(&name.as_str()))
+    {
         command.args(["--test", name]);
     }
     command
@@ -210,8 +222,8 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_tests_are_not_among_the_others() {
-        let command = without_kernel(&["kernel".to_owned(), "watch".to_owned()]);
+    fn parts_of_their_own_are_not_among_the_others() {
+        let command = of_this_process(&["export_prometheus", "kernel", "watch"].map(str::to_owned));
         let shown = cmd::shown(&command);
         assert!(shown.ends_with("--lib --bins --test watch"), "{shown}");
     }
