@@ -11,6 +11,7 @@ mod demo;
 mod ebpf;
 mod layout;
 mod litellm;
+mod prometheus;
 mod setup;
 mod tally;
 mod test;
@@ -36,6 +37,8 @@ enum Task {
     Test(test::Args),
     /// Build the agent and run its demonstration as root
     Demo(demo::Args),
+    /// Build the Prometheus that the export tests run against and print the path of its binary
+    Prometheus(prometheus::Args),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +60,7 @@ fn run() -> Result<ExitCode> {
         Task::Vm(args) => vm::run(&args)?,
         Task::Litellm(args) => litellm::run(&args)?,
         Task::Demo(args) => demo::run(&args)?,
+        Task::Prometheus(args) => prometheus::run(&args)?,
         // Its last line is the count of the tests, so nothing may be printed after it.
         Task::Test(args) if !test::run(&args)? => return Ok(ExitCode::FAILURE),
         Task::Test(_) => {}

@@ -9,57 +9,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::metric::Metric;
-use super::registry::{AttributeValue, Attributes, GroupId, Now, Readers, Registry, text, word};
-use crate::pipeline::{
-    ActionNotice, CauseKind, LoopId, LoopInfo, LoopTotals, Mono, Notice, PidKey, StallView,
-};
+use super::registry::{Now, Readers, Registry, text, word};
+use crate::pipeline::{ActionNotice, LoopId, LoopInfo, LoopTotals, Mono, Notice, StallView};
 
 mod agent;
 mod fold;
+mod process;
 mod template;
 
 pub use agent::OwnUse;
+use process::{Loop, Process, ProcessKey, Stall, base, key_of, show};
 
 /// Series about processes held at once: some 400 processes.
 pub const SERIES_LIMIT: usize = 50_000;
 
 /// How long the source and the notices may disagree about whether a loop has ended: they come by different ways.
 const SETTLES: Duration = Duration::from_secs(5);
-
-/// A process as its series name it: after an exec the same id is another program.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-struct ProcessKey {
-    process: PidKey,
-    exe: String,
-    target: String,
-}
-
-#[derive(Debug)]
-struct Process {
-    /// `None` if there was no room.
-    group: Option<GroupId>,
-    /// Its loops, those that ended too: their counts stay part of the sum.
-    loops: HashMap<LoopId, Loop>,
-}
-
-#[derive(Debug, Default)]
-struct Loop {
-    totals: LoopTotals,
-    ended: bool,
-    /// The source has named it, so that its absence there means something.
-    listed: bool,
-    /// Since when the source does not name it any more.
-    missing: Option<Mono>,
-    stall: Option<Stall>,
-}
-
-#[derive(Debug)]
-struct Stall {
-    since: Mono,
-    cause: CauseKind,
-    /// Iterations when it was first seen by a collection.
-    iterations: Option<u64>,
-}
 
 /// All series and what is needed to keep them.
 #[derive(Debug)]
@@ -284,98 +249,6 @@ impl Instruments {
             }
         }
     }
-}
-
-impl Loop {
-    /// It is missing from the source for long, and no notice told its end.
-    fn is_over(&mut self, listed: bool, now: Mono) -> bool {
-        if listed || !self.listed || self.ended {
-            self.missing = None;
-            return false;
-        }
-        now.since(*self.missing.get_or_insert(now)) >= SETTLES
-    }
-
-    /// A stall is one iteration: when two have ended since, the notice of its end was lost.
-    fn forget_missed_end(&mut self) {
-        if let Some(stall) = &mut self.stall {
-            let first = *stall.iterations.get_or_insert(self.totals.iterations);
-            if self.totals.iterations > first + 1 {
-                self.stall = None;
-            }
-        }
-    }
-}
-
-/// Writes the counts and gauges of one process.
-fn show(registry: &mut Registry, process: &Process, now: Now) {
-    let Some(group) = process.group else { return };
-    let sum = |part: fn(&LoopTotals) -> Duration| {
-        process
-            .loops
-            .values()
-            .fold(Duration::ZERO, |sum, l| sum.saturating_add(part(&l.totals)))
-    };
-    let busy = sum(|totals| totals.busy).as_secs_f64();
-    registry.raise(
-        group,
-        Metric::LoopTime,
-        vec![word("state", "active")],
-        busy,
-        now,
-    );
-    let idle = sum(|totals| totals.idle).as_secs_f64();
-    registry.raise(
-        group,
-        Metric::LoopTime,
-        vec![word("state", "idle")],
-        idle,
-        now,
-    );
-    let counts = fold::iterations(process.loops.values().map(|l| &l.totals.histogram));
-    registry.fill(group, Metric::LoopIteration, &counts, busy, now);
-    let stalls = || process.loops.values().filter_map(|l| l.stall.as_ref());
-    let oldest = stalls()
-        .map(|stall| now.mono.since(stall.since))
-        .max()
-        .unwrap_or_default();
-    registry.set(
-        group,
-        Metric::LoopStalled,
-        vec![],
-        oldest.as_secs_f64(),
-        now,
-    );
-    for cause in CauseKind::ALL {
-        let open = stalls().filter(|stall| stall.cause == cause).count();
-        let own = vec![word("cause", cause.name())];
-        registry.set(
-            group,
-            Metric::StallOpen,
-            own,
-            fold::number(open as u64),
-            now,
-        );
-    }
-}
-
-fn key_of(info: &LoopInfo) -> ProcessKey {
-    ProcessKey {
-        process: info.id.process,
-        exe: info.exe.clone(),
-        target: info.target.clone(),
-    }
-}
-
-fn base(info: &LoopInfo) -> Attributes {
-    vec![
-        text("loopwarden.target", &info.target),
-        text("process.executable.name", &info.exe),
-        (
-            "process.pid",
-            AttributeValue::Int(i64::from(info.id.process.pid.0)),
-        ),
-    ]
 }
 
 #[cfg(test)]

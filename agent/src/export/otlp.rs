@@ -193,10 +193,10 @@ fn number(point: &Point) -> NumberDataPoint {
 }
 
 fn histogram(point: &Point, bounds: &'static [f64]) -> HistogramDataPoint {
-    // The end names its buckets too: Prometheus ends each bucket that a point names, and no other.
+    // The end names buckets and sum too: Prometheus ends the series that a point would have written, and no other.
     let (counts, sum, flags) = match &point.reading {
         Reading::Histogram { counts, sum, .. } => (counts.clone(), Some(*sum), 0),
-        _ => (vec![0; bounds.len() + 1], None, ended()),
+        _ => (vec![0; bounds.len() + 1], Some(0.0), ended()),
     };
     HistogramDataPoint {
         attributes: attributes(point),
@@ -282,7 +282,7 @@ mod tests {
         assert!(sum.is_monotonic);
         assert_eq!(sum.data_points[0].attributes.len(), 2);
         let ended = &histogram.data_points[0];
-        assert_eq!((ended.flags, ended.count, ended.sum), (1, 0, None));
+        assert_eq!((ended.flags, ended.count, ended.sum), (1, 0, Some(0.0)));
         assert_eq!(ended.explicit_bounds, STALL_BOUNDS);
     }
 
@@ -297,9 +297,9 @@ mod tests {
             .collect();
         let batches = metrics(&families, &Resource::default());
         let items: Vec<u64> = batches.iter().map(|batch| batch.items).collect();
-        assert_eq!(items.iter().sum::<u64>() as usize, 3 * (POINTS - 1000));
+        assert_eq!(items.iter().sum::<u64>(), 3 * (POINTS as u64 - 1000));
         assert!(
-            items.iter().all(|items| *items as usize <= POINTS) && batches.len() == 3,
+            items.iter().all(|items| *items <= POINTS as u64) && batches.len() == 3,
             "{items:?}"
         );
         assert!(batches.iter().all(|batch| batch.body.len() < 4 << 20));

@@ -4,6 +4,7 @@
 //! scan holds anything for long. It answers from memory and writes nothing.
 
 use std::convert::Infallible;
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -116,10 +117,7 @@ fn answer(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>>
 fn health(shared: &Shared) -> String {
     let mut text = "ok\n".to_owned();
     for hook in shared.hooks().iter().filter(|hook| hook.verdict != "ok") {
-        text.push_str(&format!(
-            "{}: {} ({})\n",
-            hook.name, hook.verdict, hook.reason
-        ));
+        let _ = writeln!(text, "{}: {} ({})", hook.name, hook.verdict, hook.reason);
     }
     text
 }

@@ -9,14 +9,15 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::metric::{Kind, Metric};
+use super::metric::Metric;
 use crate::pipeline::Mono;
 
+mod group;
 mod series;
 
+use group::{Families, Group};
 use series::Series;
 pub use series::{Family, Point, Reading};
 
@@ -81,22 +82,6 @@ pub enum Extent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GroupId(u64);
 
-/// How far the end of a group has been told over OTLP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
-    Nothing,
-    LastValues,
-    End,
-}
-
-#[derive(Debug)]
-struct Group {
-    base: Arc<Attributes>,
-    ended: Option<Mono>,
-    told: Told,
-    series: BTreeMap<(Metric, Attributes), Series>,
-}
-
 /// All series.
 #[derive(Debug)]
 pub struct Registry {
@@ -115,12 +100,7 @@ impl Registry {
     /// An empty registry that holds at most `limit` series about processes.
     #[must_use]
     pub fn new(readers: Readers, limit: usize) -> Self {
-        let agent = Group {
-            base: Arc::default(),
-            ended: None,
-            told: Told::Nothing,
-            series: BTreeMap::new(),
-        };
+        let agent = Group::new(Attributes::new(), BTreeMap::new());
         Self {
             groups: BTreeMap::from([(Self::AGENT, agent)]),
             next: 1,
@@ -157,9 +137,7 @@ impl Registry {
                 .iter()
                 .filter_map(|(id, g)| Some((g.ended?, *id)))
                 .min();
-            let Some((_, id)) = oldest else {
-                return None;
-            };
+            let (_, id) = oldest?;
             self.refused += self.remove(id) as u64;
         }
         let id = GroupId(self.next);
@@ -169,15 +147,7 @@ impl Registry {
             .map(|key| (key.clone(), Series::new(key.0, now.unix_ns)))
             .collect();
         self.held += template.len();
-        self.groups.insert(
-            id,
-            Group {
-                base: Arc::new(base),
-                ended: None,
-                told: Told::Nothing,
-                series,
-            },
-        );
+        self.groups.insert(id, Group::new(base, series));
         Some(id)
     }
 
@@ -226,7 +196,7 @@ impl Registry {
     /// Sets a histogram that is counted elsewhere: counts by bucket, not cumulative, and the sum of the values.
     pub fn fill(&mut self, group: GroupId, metric: Metric, counts: &[u64], sum: f64, now: Now) {
         self.write(group, metric, Attributes::new(), now, |series| {
-            series.fill(counts, sum)
+            series.fill(counts, sum);
         });
     }
 
@@ -248,17 +218,7 @@ impl Registry {
         self.forget_expired(now.mono);
         let mut families = Families::default();
         for group in self.groups.values() {
-            if group
-                .ended
-                .is_some_and(|ended| page_is_over(ended, now.mono))
-            {
-                continue;
-            }
-            for ((metric, own), series) in &group.series {
-                if group.ended.is_none() || metric.instrument().kind != Kind::Gauge {
-                    families.add(*metric, series.point(&group.base, own, now.unix_ns));
-                }
-            }
+            group.page(now, &mut families);
         }
         families.in_order()
     }
@@ -318,13 +278,7 @@ impl Registry {
     }
 
     fn forget_expired(&mut self, now: Mono) {
-        let readers = self.readers;
-        let over = |group: &Group| {
-            group.ended.is_some_and(|ended| {
-                (!readers.page || page_is_over(ended, now))
-                    && (!readers.otlp || group.told == Told::End)
-            })
-        };
+        let over = |group: &Group| group.is_over(self.readers, now);
         let expired: Vec<GroupId> = self
             .groups
             .iter()
@@ -334,54 +288,6 @@ impl Registry {
         for id in expired {
             self.remove(id);
         }
-    }
-}
-
-impl Group {
-    fn push(&mut self, extent: Extent, now: Now, families: &mut Families) {
-        let last_values = self.ended.is_some() && self.told == Told::Nothing;
-        let end = self.told == Told::LastValues && extent == Extent::All;
-        if self.told == Told::End || (self.told == Told::LastValues && !end) {
-            return;
-        }
-        for ((metric, own), series) in &mut self.series {
-            let gauge = metric.instrument().kind == Kind::Gauge;
-            if end && gauge {
-                continue;
-            }
-            if end || (last_values && gauge) {
-                families.add(*metric, series.end(&self.base, own, now.unix_ns));
-            } else if extent == Extent::All || last_values || series.changed() {
-                for point in series.tell(&self.base, own, now.unix_ns) {
-                    families.add(*metric, point);
-                }
-            }
-        }
-        if last_values {
-            self.told = Told::LastValues;
-        } else if end {
-            self.told = Told::End;
-        }
-    }
-}
-
-fn page_is_over(ended: Mono, now: Mono) -> bool {
-    now.since(ended) >= PAGE_KEEPS
-}
-
-#[derive(Default)]
-struct Families(BTreeMap<Metric, Vec<Point>>);
-
-impl Families {
-    fn add(&mut self, metric: Metric, point: Point) {
-        self.0.entry(metric).or_default().push(point);
-    }
-
-    fn in_order(self) -> Vec<Family> {
-        self.0
-            .into_iter()
-            .map(|(metric, points)| Family { metric, points })
-            .collect()
     }
 }
 

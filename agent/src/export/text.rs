@@ -1,4 +1,4 @@
-//! The text page: Prometheus's text format 0.0.4, or OpenMetrics 1.0 when the reader asks for it.
+//! The text page: Prometheus's text format 0.0.4, or `OpenMetrics` 1.0 when the reader asks for it.
 //!
 //! The two differ in the name under which a counter is described, in `# UNIT`, and in the end mark. Pure: families in,
 //! text out.
@@ -117,7 +117,7 @@ fn sample(out: &mut String, name: &str, point: &Point) {
     }
 }
 
-/// A bound as OpenMetrics wants it: `1.0`, not `1`.
+/// A bound as `OpenMetrics` wants it: `1.0`, not `1`.
 fn edge(bound: f64) -> String {
     if bound.fract() == 0.0 {
         format!("{bound:.1}")

@@ -7,12 +7,15 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{cmd, layout};
+use crate::{cmd, layout, prometheus};
 
 mod part;
 mod targets;
 
 use part::{Part, Report, State};
+
+const KERNEL_TEST: &str = "kernel";
+const PROMETHEUS_TEST: &str = "export_prometheus";
 
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
@@ -51,7 +54,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
 
 fn quick_parts() -> Result<Vec<Part>> {
     let tests = targets::of_workspace()?;
-    let kernel = cargo(&["test", "--package", "loopwarden", "--test", "kernel"]);
+    let kernel = cargo(&["test", "--package", "loopwarden", "--test", KERNEL_TEST]);
     Ok(vec![
         Part::new("format", formatting()),
         Part::new("clippy", clippy()),
@@ -75,7 +78,13 @@ fn heavy_parts(full: bool) -> Result<Vec<Part>> {
             .join(layout::HOST)
             .join("release/loopwarden"),
     );
+    let mut export = cargo(&["test", "--package", "loopwarden", "--test", PROMETHEUS_TEST]);
+    export.env("LOOPWARDEN_PROMETHEUS", prometheus::binary()?);
     Ok(vec![
+        Part::new(
+            "export to a real Prometheus",
+            vec![xtask(&["prometheus"])?, export],
+        ),
         Part::new("kernel tests, other kernels", vec![vm]),
         Part::new("real LiteLLM proxy", vec![litellm]).needs_bpf(),
     ])
@@ -117,13 +126,16 @@ fn documentation() -> Command {
 
 fn unit_tests(names: &[String]) -> Vec<Command> {
     let doc_tests = cargo(&["test", "--workspace", "--doc"]);
-    vec![without_kernel(names), doc_tests, engine(&["test"])]
+    vec![of_this_process(names), doc_tests, engine(&["test"])]
 }
 
-/// All tests but those of the kernel target, which is a part of its own because it cannot run everywhere.
-fn without_kernel(names: &[String]) -> Command {
+/// All tests but those that are parts of their own: the kernel's cannot run everywhere, Prometheus has to be built first.
+fn of_this_process(tests: &[String]) -> Command {
     let mut command = cargo(&["test", "--workspace", "--no-fail-fast", "--lib", "--bins"]);
-    for name in names.iter().filter(|name| *name != "kernel") {
+    for name in tests
+        .iter()
+        .filter(|name| ![KERNEL_TEST, PROMETHEUS_TEST].contains(&name.as_str()))
+    {
         command.args(["--test", name]);
     }
     command
@@ -205,8 +217,8 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_tests_are_not_among_the_others() {
-        let command = without_kernel(&["kernel".to_owned(), "watch".to_owned()]);
+    fn parts_of_their_own_are_not_among_the_others() {
+        let command = of_this_process(&["export_prometheus", "kernel", "watch"].map(str::to_owned));
         let shown = cmd::shown(&command);
         assert!(shown.ends_with("--lib --bins --test watch"), "{shown}");
     }

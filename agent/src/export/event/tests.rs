@@ -20,6 +20,7 @@ fn info() -> Arc<LoopInfo> {
             },
             tid: Tid(8),
         },
+        slot: 0,
         target: "litellm".into(),
         exe: "python3.11".into(),
         poller: "epoll_wait".into(),

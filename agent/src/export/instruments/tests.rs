@@ -2,7 +2,8 @@ use super::*;
 use crate::export::metric::Scope;
 use crate::export::text::{Format, encode};
 use crate::pipeline::{
-    Cause, EndedBy, Histogram, IncidentId, Mode, Outcome, Pid, Refusal, Signal, Tid,
+    Cause, CauseKind, EndedBy, Histogram, IncidentId, Mode, Outcome, Pid, PidKey, Refusal, Signal,
+    Tid,
 };
 
 fn at(ms: u64) -> Now {
@@ -21,6 +22,7 @@ fn info(pid: u32, tid: u32) -> Arc<LoopInfo> {
             },
             tid: Tid(tid),
         },
+        slot: 0,
         target: "litellm".into(),
         exe: "python3.11".into(),
         poller: "epoll_wait".into(),
@@ -129,6 +131,7 @@ fn every_attribute_is_in_the_table() {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "one story, told in order")]
 #[test]
 fn one_stall_from_opening_to_rescue() {
     let mut subject = instruments();

@@ -232,7 +232,7 @@ fn values_obey_their_kind() {
         "LoopTime 7 5",
         "a counter never goes down"
     );
-    for value in [0.02, 0.0200001, 500.0] {
+    for value in [0.02, 0.020_000_1, 500.0] {
         registry.observe(group, Metric::RescueDuration, vec![], value, at(1));
     }
     let page = registry.page(at(1));

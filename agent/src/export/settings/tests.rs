@@ -33,6 +33,9 @@ fn target(target: Option<&Target>) -> String {
     })
 }
 
+/// File, variables, where metrics go, where logs go.
+type Row<'a> = (&'a FileSettings, &'a [(&'a str, &'a str)], &'a str, &'a str);
+
 #[test]
 fn where_each_signal_goes() {
     const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
@@ -40,7 +43,7 @@ fn where_each_signal_goes() {
     let in_file = file("http://file:4317");
     let protocol = "OTEL_EXPORTER_OTLP_PROTOCOL";
     #[rustfmt::skip]
-    let table: &[(&FileSettings, &[(&str, &str)], &str, &str)] = &[
+    let table: &[Row] = &[
         (&none, &[], "off", "off"),
         (&in_file, &[], "grpc http://file:4317/", "grpc http://file:4317/"),
         (&in_file, &[(ENDPOINT, "")], "grpc http://file:4317/", "grpc http://file:4317/"),

@@ -1,0 +1,136 @@
+//! What is known of one process and its loops, and how it becomes series.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::{SETTLES, fold};
+use crate::export::metric::Metric;
+use crate::export::registry::{AttributeValue, Attributes, GroupId, Now, Registry, text, word};
+use crate::pipeline::{CauseKind, LoopId, LoopInfo, LoopTotals, Mono, PidKey};
+
+/// A process as its series name it: after an exec the same id is another program.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct ProcessKey {
+    pub(super) process: PidKey,
+    pub(super) exe: String,
+    pub(super) target: String,
+}
+
+#[derive(Debug)]
+pub(super) struct Process {
+    /// `None` if there was no room.
+    pub(super) group: Option<GroupId>,
+    /// Its loops, those that ended too: their counts stay part of the sum.
+    pub(super) loops: HashMap<LoopId, Loop>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Loop {
+    pub(super) totals: LoopTotals,
+    pub(super) ended: bool,
+    /// The source has named it, so that its absence there means something.
+    pub(super) listed: bool,
+    /// Since when the source does not name it any more.
+    pub(super) missing: Option<Mono>,
+    pub(super) stall: Option<Stall>,
+}
+
+#[derive(Debug)]
+pub(super) struct Stall {
+    pub(super) since: Mono,
+    pub(super) cause: CauseKind,
+    /// Iterations when it was first seen by a collection.
+    pub(super) iterations: Option<u64>,
+}
+
+impl Loop {
+    /// It is missing from the source for long, and no notice told its end.
+    pub(super) fn is_over(&mut self, listed: bool, now: Mono) -> bool {
+        if listed || !self.listed || self.ended {
+            self.missing = None;
+            return false;
+        }
+        now.since(*self.missing.get_or_insert(now)) >= SETTLES
+    }
+
+    /// A stall is one iteration: when two have ended since, the notice of its end was lost.
+    pub(super) fn forget_missed_end(&mut self) {
+        if let Some(stall) = &mut self.stall {
+            let first = *stall.iterations.get_or_insert(self.totals.iterations);
+            if self.totals.iterations > first + 1 {
+                self.stall = None;
+            }
+        }
+    }
+}
+
+/// Writes the counts and gauges of one process.
+pub(super) fn show(registry: &mut Registry, process: &Process, now: Now) {
+    let Some(group) = process.group else { return };
+    let sum = |part: fn(&LoopTotals) -> Duration| {
+        process
+            .loops
+            .values()
+            .fold(Duration::ZERO, |sum, l| sum.saturating_add(part(&l.totals)))
+    };
+    let busy = sum(|totals| totals.busy).as_secs_f64();
+    registry.raise(
+        group,
+        Metric::LoopTime,
+        vec![word("state", "active")],
+        busy,
+        now,
+    );
+    let idle = sum(|totals| totals.idle).as_secs_f64();
+    registry.raise(
+        group,
+        Metric::LoopTime,
+        vec![word("state", "idle")],
+        idle,
+        now,
+    );
+    let counts = fold::iterations(process.loops.values().map(|l| &l.totals.histogram));
+    registry.fill(group, Metric::LoopIteration, &counts, busy, now);
+    let stalls = || process.loops.values().filter_map(|l| l.stall.as_ref());
+    let oldest = stalls()
+        .map(|stall| now.mono.since(stall.since))
+        .max()
+        .unwrap_or_default();
+    registry.set(
+        group,
+        Metric::LoopStalled,
+        vec![],
+        oldest.as_secs_f64(),
+        now,
+    );
+    for cause in CauseKind::ALL {
+        let open = stalls().filter(|stall| stall.cause == cause).count();
+        let own = vec![word("cause", cause.name())];
+        registry.set(
+            group,
+            Metric::StallOpen,
+            own,
+            fold::number(open as u64),
+            now,
+        );
+    }
+}
+
+pub(super) fn key_of(info: &LoopInfo) -> ProcessKey {
+    ProcessKey {
+        process: info.id.process,
+        exe: info.exe.clone(),
+        target: info.target.clone(),
+    }
+}
+
+pub(super) fn base(info: &LoopInfo) -> Attributes {
+    vec![
+        text("loopwarden.target", &info.target),
+        text("process.executable.name", &info.exe),
+        (
+            "process.pid",
+            AttributeValue::Int(i64::from(info.id.process.pid.0)),
+        ),
+    ]
+}
