@@ -8,7 +8,9 @@ use super::look::Accounts;
 use crate::action::Child;
 use crate::pipeline::event::{Awaited, Poller, Reading, WaitOptions};
 use crate::pipeline::recognise::Candidate;
-use crate::pipeline::{Cause, IncidentId, LoopId, LoopInfo, Mono, Pid, Refusal, Signal};
+use crate::pipeline::{
+    Cause, ChildCause, IncidentId, LoopId, LoopInfo, Mono, Pid, Refusal, Signal,
+};
 
 /// A thread with a record.
 #[derive(Debug)]
@@ -106,5 +108,21 @@ impl Loop {
         reading
             .nested
             .map(|nested| (nested.first, Wanted::Pidfd(nested.poller)))
+    }
+
+    /// Whether the wait going on names this child, alive or not.
+    pub(super) fn still_awaits(&self, child: &ChildCause) -> bool {
+        let Some(episode) = &self.episode else {
+            return false;
+        };
+        match episode.wanted {
+            Wanted::Wait(Awaited::Process(number), _) => {
+                u32::try_from(number) == Ok(child.ns_pid.0)
+            }
+            Wanted::Wait(Awaited::PidFd(_), _) | Wanted::Pidfd(_) => {
+                episode.pidfd_child == Some(child.pid)
+            }
+            Wanted::Wait(Awaited::Any | Awaited::Group(_), _) => false,
+        }
     }
 }

@@ -12,7 +12,7 @@ use crate::pipeline::classify::classify;
 use crate::pipeline::event::{Beat, PollClass, Poller};
 use crate::pipeline::recognise::{Recognised, recognise};
 use crate::pipeline::{
-    Cause, EndedBy, LoopInfo, LoopTotals, Mode, Mono, Notice, Pid, StallView, Tid,
+    Cause, ChildCause, EndedBy, LoopInfo, LoopTotals, Mode, Mono, Notice, Pid, StallView, Tid,
 };
 
 /// How often an open stall is looked at again.
@@ -241,7 +241,17 @@ impl Sentinel {
         };
         let child = self.child_cause(watched, now);
         let (facts, accounts) = look(watched.id, reading, stall.accounts, child, now);
-        let cause = classify(&facts);
+        let mut cause = classify(&facts);
+        if let (None, Some(child)) = (&cause.child, &stall.cause.child)
+            && cause.kind == stall.cause.kind
+            && watched.still_awaits(child)
+        {
+            // It has ended, and a wait that naps has not looked yet.
+            cause.child = Some(ChildCause {
+                state: "zombie".to_owned(),
+                ..child.clone()
+            });
+        }
         let info = watched.info.clone();
         let Some(stall) = self
             .loops

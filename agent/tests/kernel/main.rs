@@ -1,60 +1,37 @@
-//! Shows that a machine has what the kernel tests need.
+//! Tests of the agent on a real kernel: real loops, real engines, the real `loopwarden watch`.
+//!
+//! One program that needs nothing but a kernel, the agent and a folder to write to, so that the same file runs on a
+//! developer's machine and as the only program of a virtual one. Started again with [`victim::FLAG`] it plays a loop or an
+//! engine for its own tests. Nothing is skipped inside a test: what cannot run somewhere is left out by name, and said.
 
-use std::process::Command;
+use libtest_mimic::Arguments;
 
-use libtest_mimic::{Arguments, Failed, Trial};
-
-/// Makes this program a victim that only ends with the status it names.
-const VICTIM: &str = "LOOPWARDEN_TEST_VICTIM";
+mod cases;
+mod harness;
+mod left_out;
+mod sys;
+mod victim;
 
 fn main() {
-    if let Some(status) = std::env::var(VICTIM)
-        .ok()
-        .and_then(|status| status.parse().ok())
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if let Some((flag, part)) = words.split_first()
+        && flag == victim::FLAG
     {
-        std::process::exit(status);
+        if let Err(error) = victim::play(part) {
+            eprintln!("victim {part:?}: {error:#}");
+            std::process::exit(1);
+        }
+        return;
     }
-    let mut tests = vec![
-        exists("btf", "/sys/kernel/btf/vmlinux"),
-        Trial::test("victims", || {
-            ends_with(Command::new(std::env::current_exe()?).env(VICTIM, "7"), 7)
-        }),
-        Trial::test("agent", || {
-            ends_with(Command::new(agent()).arg("--help"), 0)
-        }),
-        Trial::test("loopback", || {
-            std::net::TcpListener::bind("127.0.0.1:0")?;
-            Ok(())
-        }),
-    ];
-    if std::env::var_os("LOOPWARDEN_VM").is_some() {
-        tests.extend([
-            exists(
-                "tracefs",
-                "/sys/kernel/tracing/events/syscalls/sys_enter_wait4/id",
-            ),
-            exists("cgroup2", "/sys/fs/cgroup/cgroup.procs"),
-        ]);
+    let arguments = Arguments::from_args();
+    if let Err(error) = harness::make_programs() {
+        eprintln!("{error:#}");
+        std::process::exit(1);
     }
-    libtest_mimic::run(&Arguments::from_args(), tests).exit();
-}
-
-fn exists(name: &'static str, path: &'static str) -> Trial {
-    Trial::test(name, move || {
-        std::fs::metadata(path).map_err(|error| format!("{path}: {error}"))?;
-        Ok(())
-    })
-}
-
-fn agent() -> std::ffi::OsString {
-    std::env::var_os("LOOPWARDEN_BIN")
-        .unwrap_or_else(|| env!("CARGO_BIN_EXE_loopwarden").to_owned().into())
-}
-
-fn ends_with(command: &mut Command, expected: i32) -> Result<(), Failed> {
-    let status = command.status()?;
-    if status.code() == Some(expected) {
-        return Ok(());
-    }
-    Err(format!("ended with {status} instead of {expected}").into())
+    let full = std::env::var_os("LOOPWARDEN_FULL").is_some_and(|value| value == "1");
+    let cases = left_out::without(cases::all(), arguments.list);
+    let trials = cases.into_iter().map(|case| case.trial(full)).collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    harness::remove_programs();
+    conclusion.exit();
 }

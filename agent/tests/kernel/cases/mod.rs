@@ -1,0 +1,50 @@
+//! The tests, by subject.
+
+use anyhow::Result;
+use libtest_mimic::Trial;
+
+mod machine;
+mod rescue;
+
+/// A test.
+pub(crate) struct Case {
+    pub(crate) name: String,
+    /// Takes long: only with `LOOPWARDEN_FULL=1`.
+    pub(crate) long: bool,
+    run: Box<dyn FnOnce() -> Result<()> + Send>,
+}
+
+impl Case {
+    pub(crate) fn new(
+        name: impl Into<String>,
+        run: impl FnOnce() -> Result<()> + Send + 'static,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            long: false,
+            run: Box::new(run),
+        }
+    }
+
+    #[must_use]
+    pub(crate) fn long(mut self) -> Self {
+        self.long = true;
+        self
+    }
+
+    pub(crate) fn trial(self, full: bool) -> Trial {
+        let Self { name, long, run } = self;
+        Trial::test(name, move || {
+            run().map_err(|error| format!("{error:#}").into())
+        })
+        .with_ignored_flag(long && !full)
+    }
+}
+
+/// All of them.
+pub(crate) fn all() -> Vec<Case> {
+    [machine::cases(), rescue::cases()]
+        .into_iter()
+        .flatten()
+        .collect()
+}

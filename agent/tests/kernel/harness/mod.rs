@@ -1,0 +1,82 @@
+//! What a test works with: programs of the right names, a loop that obeys, the real agent and its lines.
+//!
+//! Tests wait for lines and answers, never for time to pass; the limits below only end a test that would hang.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tempfile::TempDir;
+
+pub(crate) mod alive;
+pub(crate) mod line;
+pub(crate) mod scene;
+pub(crate) mod victim;
+pub(crate) mod watch;
+
+/// The engine's executable, as `--engine` matches it.
+pub(crate) const ENGINE: &str = "query-engine-test";
+/// Another child of the loop: no engine.
+pub(crate) const HELPER: &str = "helper-test";
+/// A shell between the loop and its engine.
+pub(crate) const SHELL: &str = "shell-test";
+
+static PROGRAMS: OnceLock<TempDir> = OnceLock::new();
+
+/// Whether this is the emulated machine of `cargo xtask vm`.
+pub(crate) fn in_vm() -> bool {
+    std::env::var_os("LOOPWARDEN_VM").is_some()
+}
+
+/// How much slower than here things may be.
+pub(crate) fn slowness() -> u32 {
+    if in_vm() { 10 } else { 1 }
+}
+
+/// After this long, what a test waits for will not come any more.
+pub(crate) fn limit() -> Duration {
+    Duration::from_secs(30) * slowness()
+}
+
+/// Makes the folder of programs; [`remove_programs`] ends it.
+pub(crate) fn make_programs() -> Result<()> {
+    let folder = tempfile::Builder::new()
+        .prefix("loopwarden-ktests-")
+        .tempdir()
+        .context("cannot make a folder for the victims")?;
+    for name in [ENGINE, HELPER, SHELL] {
+        link_to(&folder.path().join(name))?;
+    }
+    // Set once, here.
+    let _ = PROGRAMS.set(folder);
+    Ok(())
+}
+
+/// Removes the folder, when all tests are over.
+pub(crate) fn remove_programs() {
+    if let Some(folder) = PROGRAMS.get() {
+        // What is left behind is a few files below the system's folder for such.
+        let _ = std::fs::remove_dir_all(folder.path());
+    }
+}
+
+/// This program under another name: the basename of the executable is what engines are known by.
+pub(crate) fn program(name: &str) -> PathBuf {
+    folder().join(name)
+}
+
+/// The folder of programs.
+pub(crate) fn folder() -> &'static Path {
+    PROGRAMS
+        .get()
+        .map_or(Path::new("/nonexistent"), TempDir::path)
+}
+
+/// Puts this program at another path: a link, or a copy where that is another file system.
+pub(crate) fn link_to(path: &Path) -> Result<()> {
+    let this = std::env::current_exe().context("cannot find this program's file")?;
+    std::fs::hard_link(&this, path)
+        .or_else(|_| std::fs::copy(&this, path).map(|_| ()))
+        .with_context(|| format!("cannot put {} at {}", this.display(), path.display()))
+}

@@ -1,0 +1,33 @@
+//! What cannot run on a machine is left out by name, in this one list, and every run says so.
+
+use crate::cases::Case;
+use crate::sys;
+
+struct LeftOut {
+    /// A test, or the beginning of the names of several.
+    name: &'static str,
+    reason: &'static str,
+    here: fn() -> bool,
+}
+
+const LIST: [LeftOut; 1] = [LeftOut {
+    name: "recognition::loop_epoll_pwait2",
+    reason: "this kernel has no epoll_pwait2 (Linux 5.11)",
+    here: sys::lacks_epoll_pwait2,
+}];
+
+/// Takes the tests out that cannot run here, and says which and why.
+pub(crate) fn without(cases: Vec<Case>, quiet: bool) -> Vec<Case> {
+    let here: Vec<&LeftOut> = LIST.iter().filter(|entry| (entry.here)()).collect();
+    let (out, rest): (Vec<Case>, Vec<Case>) = cases
+        .into_iter()
+        .partition(|case| here.iter().any(|entry| case.name.starts_with(entry.name)));
+    for case in out.iter().filter(|_| !quiet) {
+        let reason = here
+            .iter()
+            .find(|entry| case.name.starts_with(entry.name))
+            .map_or("", |entry| entry.reason);
+        println!("left out: {}: {reason}", case.name);
+    }
+    rest
+}

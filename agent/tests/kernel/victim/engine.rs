@@ -1,0 +1,65 @@
+//! Engines, and what stands between them and the loop, or outside of both.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result};
+
+use super::{FLAG, children, looper::answer};
+use crate::sys;
+
+/// Does nothing until it is killed. Whoever started it made it deaf to SIGINT and SIGTERM, or did not.
+pub(super) fn wedged() -> Result<()> {
+    answer("ready");
+    sys::pause_for_ever()
+}
+
+/// An engine whose main thread ends when it is told to, while another thread goes on: its process has not ended, its
+/// leader is a zombie without `/proc/PID/exe`.
+pub(super) fn leader_ends() -> Result<()> {
+    let set = sys::block(&[libc::SIGUSR1])?;
+    std::thread::spawn(|| sys::pause_for_ever());
+    answer("ready");
+    sys::take_signal(&set)?;
+    sys::end_thread();
+    Ok(())
+}
+
+/// A shell in between: starts the engine and waits for it.
+pub(super) fn wrapper(engine: &str) -> Result<()> {
+    let engine = children::spawn("engine", engine)?;
+    answer(&format!("ready {engine}"));
+    sys::wait4(engine, 0)?;
+    Ok(())
+}
+
+/// Starts an engine and ends: the engine becomes the child of another.
+pub(super) fn orphan(engine: &str) -> Result<()> {
+    let mut command = Command::new(engine);
+    command
+        .args([FLAG, "engine"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    let engine = command
+        .spawn()
+        .with_context(|| format!("cannot start {engine}"))?;
+    answer(&format!("ready {}", engine.id()));
+    Ok(())
+}
+
+/// A debugger: traces the process, and never looks at it.
+pub(super) fn tracer(pid: i32) -> Result<()> {
+    sys::ptrace_seize(pid).with_context(|| format!("cannot trace {pid}"))?;
+    answer("ready");
+    sys::pause_for_ever()
+}
+
+/// Starts a loop in a PID namespace of its own, tells its id out here, and ends with it.
+pub(super) fn nest(poller: &str) -> Result<()> {
+    sys::unshare(libc::CLONE_NEWPID).context("cannot make a PID namespace")?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args([FLAG, "loop", poller]);
+    let mut child = command.spawn().context("cannot start the loop")?;
+    answer(&format!("nested {}", child.id()));
+    child.wait()?;
+    Ok(())
+}

@@ -1,0 +1,201 @@
+//! The loop: polls its standard input, and wedges itself when told to.
+
+use std::collections::HashMap;
+use std::io::Write as _;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::event::epoll;
+
+use super::{FLAG, children, threads, waits};
+use crate::sys::{self, PollCall};
+
+/// How long a poll of an idle loop lasts: short enough to be recognised soon, long enough to cost nothing.
+const TICK_MS: i32 = 10;
+
+/// A loop and its children by name.
+struct Looper {
+    call: PollCall,
+    tick: i32,
+    epoll: Option<OwnedFd>,
+    children: HashMap<String, i32>,
+    /// Polls to go before `idled` is told.
+    idle: Option<(u64, u32)>,
+}
+
+/// Runs until its input ends or it is told to quit. `no-timeout` polls without end.
+pub(super) fn run(poller: &str, options: &[&str]) -> Result<()> {
+    let call = PollCall::of(poller).with_context(|| format!("no such poll call: {poller}"))?;
+    let mut looper = Looper {
+        call,
+        tick: if options.contains(&"no-timeout") {
+            -1
+        } else {
+            TICK_MS
+        },
+        epoll: epoll_of(call)?,
+        children: HashMap::new(),
+        idle: None,
+    };
+    if options.contains(&"deaf") {
+        sys::ignore(libc::SIGTERM)?;
+        sys::ignore(libc::SIGINT)?;
+    }
+    answer(&format!("ready {}", std::process::id()));
+    let mut pending = Vec::new();
+    loop {
+        let stdin = rustix::stdio::stdin();
+        let readable = sys::wait_readable(looper.call, looper.epoll.as_ref(), stdin, looper.tick)
+            .with_context(|| format!("{poller} failed"))?;
+        looper.tell_idle();
+        if !readable {
+            continue;
+        }
+        let mut bytes = [0; 512];
+        // Not through a buffer, which could hold what the poll then does not see.
+        let count = rustix::io::read(stdin, &mut bytes).context("reading the input failed")?;
+        if count == 0 {
+            return Ok(());
+        }
+        pending.extend_from_slice(&bytes[..count]);
+        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = pending.drain(..=end).collect();
+            let line = String::from_utf8(line).context("a command is not text")?;
+            if line.trim() == "quit" {
+                return Ok(());
+            }
+            looper
+                .obey(line.trim())
+                .with_context(|| format!("cannot `{}`", line.trim()))?;
+        }
+    }
+}
+
+/// A loop of a forked worker: it has no input, and ends with its parent.
+pub(super) fn run_worker() -> Result<()> {
+    let (reader, writer) = rustix::pipe::pipe().context("no pipe")?;
+    let epoll = epoll::create(epoll::CreateFlags::empty()).context("no epoll")?;
+    epoll::add(
+        &epoll,
+        &reader,
+        epoll::EventData::new_u64(1),
+        epoll::EventFlags::IN,
+    )?;
+    let _open = writer;
+    loop {
+        sys::wait_readable(PollCall::EpollWait, Some(&epoll), reader.as_fd(), TICK_MS)?;
+    }
+}
+
+fn epoll_of(call: PollCall) -> Result<Option<OwnedFd>> {
+    if !call.name().starts_with("epoll") {
+        return Ok(None);
+    }
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).context("no epoll")?;
+    let stdin = rustix::stdio::stdin();
+    epoll::add(
+        &epoll,
+        stdin,
+        epoll::EventData::new_u64(1),
+        epoll::EventFlags::IN,
+    )
+    .context("cannot poll the standard input")?;
+    Ok(Some(epoll))
+}
+
+/// Writes an answer, at once.
+pub(super) fn answer(text: &str) {
+    let mut out = std::io::stdout().lock();
+    // A test that is gone does not read; this process ends with it.
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
+impl Looper {
+    fn tell_idle(&mut self) {
+        if let Some((until, polls)) = &mut self.idle {
+            *polls = polls.saturating_sub(1);
+            if *polls == 0 && sys::mono_ns() >= *until {
+                self.idle = None;
+                answer("idled");
+            }
+        }
+    }
+
+    fn obey(&mut self, line: &str) -> Result<()> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            ["spawn", name, kind, program] => {
+                let pid = children::spawn(kind, program)?;
+                self.children.insert((*name).to_owned(), pid);
+                answer(&format!("spawned {pid}"));
+            }
+            ["signal", name, number] => {
+                sys::signal(self.child(name)?, number.parse()?)?;
+                answer("signalled");
+            }
+            ["wait", name, way] => {
+                let pid = if *name == "any" {
+                    -1
+                } else {
+                    self.child(name)?
+                };
+                let pidfd = waits::prepare(way, pid)?;
+                answer(&format!("waiting {}", sys::mono_ns()));
+                let how = waits::wait(way, pid, pidfd.as_ref())?;
+                answer(&format!("waited {how:?}"));
+            }
+            ["watch-pid", pid] => {
+                // A poll on the pidfd of a process that need not be a child.
+                let pidfd = waits::prepare("pidfd_poll", pid.parse()?)?.context("no pidfd")?;
+                answer(&format!("waiting {}", sys::mono_ns()));
+                waits::poll_pidfd(&pidfd)?;
+                answer("waited");
+            }
+            // At least one whole iteration, so that what came before is a finished one.
+            ["idle", milliseconds] => {
+                let span: u64 = milliseconds.parse()?;
+                self.idle = Some((sys::mono_ns() + span * 1_000_000, 2));
+            }
+            ["nap", milliseconds] => {
+                std::thread::sleep(Duration::from_millis(milliseconds.parse()?));
+                answer("napped");
+            }
+            ["nested", milliseconds] => {
+                let (reader, _writer) = rustix::pipe::pipe()?;
+                sys::wait_readable(PollCall::Poll, None, reader.as_fd(), milliseconds.parse()?)?;
+                answer("nested");
+            }
+            ["help-wait", name] => {
+                threads::help_wait(self.child(name)?);
+                answer("helping");
+            }
+            ["fork-worker"] => {
+                let pid = sys::fork()?;
+                if pid == 0 {
+                    children::die_with_parent()?;
+                    run_worker()?;
+                }
+                answer(&format!("spawned {pid}"));
+            }
+            ["exec-after", milliseconds] => {
+                std::thread::sleep(Duration::from_millis(milliseconds.parse()?));
+                let program = std::env::current_exe()?;
+                let error = std::process::Command::new(program)
+                    .args([FLAG, "loop", self.call.name()])
+                    .exec();
+                bail!("exec failed: {error}");
+            }
+            _ => bail!("no such command"),
+        }
+        Ok(())
+    }
+
+    fn child(&self, name: &str) -> Result<i32> {
+        self.children
+            .get(name)
+            .copied()
+            .with_context(|| format!("no child `{name}`"))
+    }
+}

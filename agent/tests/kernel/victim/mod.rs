@@ -1,0 +1,33 @@
+//! The parts this program plays when a test starts it again: loops, engines, and what stands around them.
+//!
+//! A loop is told what to do over its standard input, a command a line, and answers on its standard output. Everything
+//! dies with the process that started it.
+
+use anyhow::{Result, bail};
+
+mod children;
+mod engine;
+mod looper;
+mod threads;
+mod waits;
+
+/// First argument of a victim.
+pub(crate) const FLAG: &str = "--victim";
+
+/// Plays the part that the arguments after [`FLAG`] name.
+pub(crate) fn play(arguments: &[String]) -> Result<()> {
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["loop", poller, rest @ ..] => looper::run(poller, rest),
+        ["engine"] => engine::wedged(),
+        ["leader-ends"] => engine::leader_ends(),
+        ["wrapper", engine] => engine::wrapper(engine),
+        ["orphan", engine] => engine::orphan(engine),
+        ["tracer", pid] => engine::tracer(pid.parse()?),
+        ["nest", poller] => engine::nest(poller),
+        ["pool"] => threads::pool(),
+        ["polls-once"] => threads::polls_once(),
+        ["exits", status] => std::process::exit(status.parse()?),
+        _ => bail!("no such part: {words:?}"),
+    }
+}

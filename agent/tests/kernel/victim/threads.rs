@@ -1,0 +1,59 @@
+//! Processes with several threads, and one that is no loop.
+
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use rustix::event::epoll;
+
+use super::looper::answer;
+use crate::sys::{self, PollCall};
+
+/// Threads behind one epoll descriptor: a pool, as in Go or tokio.
+const THREADS: usize = 3;
+
+/// Polls one epoll descriptor from several threads until the standard input ends.
+pub(super) fn pool() -> Result<()> {
+    let epoll = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC).context("no epoll")?);
+    let stdin = rustix::stdio::stdin();
+    epoll::add(
+        &*epoll,
+        stdin,
+        epoll::EventData::new_u64(1),
+        epoll::EventFlags::IN,
+    )?;
+    let poll = |epoll: &Arc<std::os::fd::OwnedFd>| -> Result<()> {
+        // Every thread sees the end of the input; the level stays.
+        while !sys::wait_readable(PollCall::EpollWait, Some(epoll), rustix::stdio::stdin(), 10)? {}
+        Ok(())
+    };
+    let threads: Vec<_> = (1..THREADS)
+        .map(|_| {
+            let epoll = epoll.clone();
+            std::thread::spawn(move || poll(&epoll))
+        })
+        .collect();
+    answer(&format!("ready {}", std::process::id()));
+    poll(&epoll)?;
+    for thread in threads {
+        thread
+            .join()
+            .map_err(|_| anyhow::anyhow!("a thread panicked"))??;
+    }
+    Ok(())
+}
+
+/// Polls when its input has something, once, and then waits for the input's end in read.
+pub(super) fn polls_once() -> Result<()> {
+    answer(&format!("ready {}", std::process::id()));
+    let stdin = rustix::stdio::stdin();
+    sys::wait_readable(PollCall::Poll, None, stdin.as_fd(), -1)?;
+    answer("polled");
+    std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink())?;
+    Ok(())
+}
+
+/// A thread that is blocked in a wait for a child for the child's whole life.
+pub(super) fn help_wait(pid: i32) {
+    std::thread::spawn(move || sys::wait4(pid, 0));
+}
