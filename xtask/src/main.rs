@@ -11,6 +11,7 @@ mod demo;
 mod ebpf;
 mod layout;
 mod litellm;
+mod measure;
 mod setup;
 mod tally;
 mod test;
@@ -34,8 +35,12 @@ enum Task {
     Litellm(litellm::Args),
     /// Run everything that has to be green, the quick parts first
     Test(test::Args),
+    /// Measure the agent on real processes against the limits it promises
+    Measure(measure::Args),
     /// Build the agent and run its demonstration as root
     Demo(demo::Args),
+    #[command(hide = true, subcommand)]
+    Victim(measure::Role),
 }
 
 fn main() -> ExitCode {
@@ -56,9 +61,11 @@ fn run() -> Result<ExitCode> {
         Task::Vm(args) => vm::run(&args)?,
         Task::Litellm(args) => litellm::run(&args)?,
         Task::Demo(args) => demo::run(&args)?,
+        Task::Victim(role) => measure::play(&role)?,
         // Its last line is the count of the tests, so nothing may be printed after it.
         Task::Test(args) if !test::run(&args)? => return Ok(ExitCode::FAILURE),
-        Task::Test(_) => {}
+        Task::Measure(args) if !measure::run(&args)? => return Ok(ExitCode::FAILURE),
+        Task::Test(_) | Task::Measure(_) => {}
     }
     Ok(ExitCode::SUCCESS)
 }
