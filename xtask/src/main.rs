@@ -11,6 +11,7 @@ mod demo;
 mod ebpf;
 mod layout;
 mod litellm;
+mod measure;
 mod prometheus;
 mod setup;
 mod tally;
@@ -35,10 +36,14 @@ enum Task {
     Litellm(litellm::Args),
     /// Run everything that has to be green, the quick parts first
     Test(test::Args),
+    /// Measure the agent on real processes against the limits it promises
+    Measure(measure::Args),
     /// Build the agent and run its demonstration as root
     Demo(demo::Args),
     /// Build the Prometheus that the export tests run against and print the path of its binary
     Prometheus(prometheus::Args),
+    #[command(hide = true, subcommand)]
+    Victim(measure::Role),
 }
 
 fn main() -> ExitCode {
@@ -61,9 +66,11 @@ fn run() -> Result<ExitCode> {
         Task::Litellm(args) => litellm::run(&args)?,
         Task::Demo(args) => demo::run(&args)?,
         Task::Prometheus(args) => prometheus::run(&args)?,
+        Task::Victim(role) => measure::play(&role)?,
         // Its last line is the count of the tests, so nothing may be printed after it.
         Task::Test(args) if !test::run(&args)? => return Ok(ExitCode::FAILURE),
-        Task::Test(_) => {}
+        Task::Measure(args) if !measure::run(&args)? => return Ok(ExitCode::FAILURE),
+        Task::Test(_) | Task::Measure(_) => {}
     }
     Ok(ExitCode::SUCCESS)
 }
