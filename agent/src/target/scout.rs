@@ -101,7 +101,7 @@ impl Scout {
                     appraised: HashMap::new(),
                     answer: Box::new(answer),
                 }
-                .run(&inbox)
+                .run(&inbox);
             })?;
         Ok(Self {
             questions,

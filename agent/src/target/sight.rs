@@ -50,7 +50,7 @@ pub fn look(pid: Pid, threads: bool) -> io::Result<Sighting> {
     Ok(sighting)
 }
 
-/// A process's number as its parent sees it: NSpid has one entry a level, and the parent's depth says which.
+/// A process's number as its parent sees it: `NSpid` has one entry a level, and the parent's depth says which.
 #[must_use]
 pub fn number_for_parent(pid: Pid, parent: Pid) -> Option<i32> {
     let depth = proc::status(parent).ok()?.ns_pids.len();

@@ -103,7 +103,7 @@ fn every_value_an_alert_can_read_is_there_from_the_start() {
         "loopwarden_engine_wait_duration_seconds_count",
         "loopwarden_rescue_duration_seconds_count",
         "loopwarden_action_signals_total{signal=\"SIGKILL\",mode=\"enforce\",outcome=\"sent\"}",
-        "loopwarden_action_signals_total{mode=\"observe\",outcome=\"refused\",refused_by=\"budget\"}",
+        "loopwarden_action_signals_total{mode=\"enforce\",outcome=\"refused\",refused_by=\"budget\"}",
     ] {
         assert_eq!(shown(&mut subject, at(0), series), Some(0.0), "{series}");
     }
@@ -278,7 +278,7 @@ fn a_refusal_is_counted_by_its_guard() {
         },
         at(0),
     );
-    let series = "loopwarden_action_signals_total{mode=\"observe\",outcome=\"refused\",refused_by=\"traced\"";
+    let series = "loopwarden_action_signals_total{mode=\"enforce\",outcome=\"refused\",refused_by=\"traced\"";
     assert_eq!(
         shown(
             &mut subject,
