@@ -278,7 +278,7 @@ fn a_refusal_is_counted_by_its_guard() {
         },
         at(0),
     );
-    let series = "loopwarden_action_signals_total{mode=\"enforce\",outcome=\"refused\",refused_by=\"traced\"";
+    let series = "loopwarden_action_signals_total{mode=\"observe\",outcome=\"refused\",refused_by=\"traced\"";
     assert_eq!(
         shown(
             &mut subject,
