@@ -24,7 +24,7 @@ pub struct WatchOptions {
 }
 
 impl Config {
-    /// The configuration of `watch`: no page, no push but what `OTEL_*` variables ask for.
+    /// The configuration of `watch`: no page and no push, because `watch` starts no exporter.
     #[must_use]
     pub fn for_watch(options: WatchOptions) -> Self {
         let grace = options.grace.unwrap_or(defaults::GRACE);

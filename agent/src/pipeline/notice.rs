@@ -136,7 +136,7 @@ pub struct LoopInfo {
     pub exe: String,
     /// System call it polls with.
     pub poller: String,
-    /// How it is watched: `fentry`, `tracepoint`, `raw` or `sampling`.
+    /// How it is watched: `fentry`, `tracepoint` or `sampling`.
     pub plan: &'static str,
 }
 
