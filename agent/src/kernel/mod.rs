@@ -4,6 +4,7 @@
 
 mod board;
 mod bpf;
+mod btf;
 pub mod clock;
 mod convert;
 mod error;

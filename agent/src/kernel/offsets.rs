@@ -1,8 +1,8 @@
 //! Byte offsets of kernel fields, from the running kernel's BTF.
 
-use btf_rs::{Btf, Type};
 use loopwarden_abi::Offsets;
 
+use super::btf::Btf;
 use super::error::KernelError;
 
 /// Where the kernel publishes its type information.
@@ -26,20 +26,21 @@ impl std::fmt::Debug for KernelTypes {
 impl KernelTypes {
     /// Reads the running kernel's BTF.
     pub fn read() -> Result<Self, KernelError> {
-        Btf::from_file(VMLINUX)
+        let failed = |error: String| KernelError::NoBtf {
+            path: VMLINUX,
+            error,
+        };
+        let bytes = std::fs::read(VMLINUX).map_err(|error| failed(error.to_string()))?;
+        let parsed = Btf::parse(bytes);
+        parsed
             .map(Self)
-            .map_err(|error| KernelError::NoBtf {
-                path: VMLINUX,
-                error: error.to_string(),
-            })
+            .ok_or_else(|| failed("it is malformed, or of a newer form".to_owned()))
     }
 
     /// Whether the kernel has a traceable function of that name.
     #[must_use]
     pub fn has_function(&self, name: &str) -> bool {
-        self.0
-            .resolve_types_by_name(name)
-            .is_ok_and(|types| types.iter().any(|kind| matches!(kind, Type::Func(_))))
+        self.0.has_function(name)
     }
 
     /// Every offset the kernel half needs.
@@ -67,74 +68,17 @@ impl KernelTypes {
         })
     }
 
-    fn structure(&self, name: &str) -> Result<btf_rs::Struct, KernelError> {
-        let missing = || KernelError::NoField {
-            field: format!("struct {name}"),
-        };
-        let types = self.0.resolve_types_by_name(name).map_err(|_| missing())?;
-        types
-            .into_iter()
-            .find_map(|kind| match kind {
-                Type::Struct(structure) if !structure.members.is_empty() => Some(structure),
-                _ => None,
-            })
-            .ok_or_else(missing)
-    }
-
     fn size(&self, name: &str) -> Result<u32, KernelError> {
-        let size = self.structure(name)?.size();
-        u32::try_from(size).map_err(|_| KernelError::NoField {
+        self.0.size(name).ok_or_else(|| KernelError::NoField {
             field: format!("struct {name}"),
         })
     }
 
-    /// The offset of a member, through named members in `path` and any anonymous structure around them.
     fn offset(&self, structure: &str, path: &[&str]) -> Result<u32, KernelError> {
-        let field = || KernelError::NoField {
-            field: format!("{structure}.{}", path.join(".")),
-        };
-        let mut inside = Type::Struct(self.structure(structure)?);
-        let mut bits = 0;
-        for name in path {
-            let (member_bits, member) = self.member(&inside, name).ok_or_else(field)?;
-            bits += member_bits;
-            inside = member;
-        }
-        Ok(bits / 8)
-    }
-
-    fn member(&self, inside: &Type, name: &str) -> Option<(u32, Type)> {
-        let (Type::Struct(structure) | Type::Union(structure)) = inside else {
-            return None;
-        };
-        for member in &structure.members {
-            let member_name = self.0.resolve_name(member).unwrap_or_default();
-            if member_name == name {
-                return Some((member.bit_offset(), self.plain_type(member)?));
-            }
-            if member_name.is_empty()
-                && let Some(kind) = self.plain_type(member)
-                && let Some((bits, found)) = self.member(&kind, name)
-            {
-                return Some((member.bit_offset() + bits, found));
-            }
-        }
-        None
-    }
-
-    /// A member's type without typedefs and qualifiers.
-    fn plain_type(&self, member: &btf_rs::Member) -> Option<Type> {
-        let mut kind = self.0.resolve_chained_type(member).ok()?;
-        loop {
-            let inner = match &kind {
-                Type::Typedef(inner) => self.0.resolve_chained_type(inner).ok()?,
-                Type::Const(inner) | Type::Volatile(inner) => {
-                    self.0.resolve_chained_type(inner).ok()?
-                }
-                Type::TypeTag(inner) => self.0.resolve_chained_type(inner).ok()?,
-                _ => return Some(kind),
-            };
-            kind = inner;
-        }
+        self.0
+            .offset(structure, path)
+            .ok_or_else(|| KernelError::NoField {
+                field: format!("{structure}.{}", path.join(".")),
+            })
     }
 }
