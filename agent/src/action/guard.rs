@@ -190,6 +190,12 @@ impl Budget {
         })
     }
 
+    /// Puts other limits into force; what was spent stays spent.
+    pub fn limit(&mut self, count: usize, per: Duration) {
+        self.count = count;
+        self.per = per;
+    }
+
     /// Whether nothing is left.
     pub fn is_spent(&mut self, now: Mono) -> bool {
         while self

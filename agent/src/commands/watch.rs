@@ -36,7 +36,7 @@ pub struct Args {
     #[arg(long)]
     enforce: bool,
     /// From which length on an iteration of the loop is a stall
-    #[arg(long, value_name = "DUR", default_value = "100ms", value_parser = duration::parse)]
+    #[arg(long, value_name = "DUR", default_value = "100ms", value_parser = stall_after)]
     stall_after: Duration,
     /// Executable basename of an engine child; may be given more than once. Without it nothing is ever signalled
     #[arg(long, value_name = "GLOB", value_parser = ExeGlob::new)]
@@ -57,15 +57,15 @@ pub fn run(args: Args) -> Result<u8> {
     // Before any thread starts, so that none of them takes these signals.
     let signals = catch_signals()?;
     let sinks = sinks(&args)?;
-    if args.stall_after.is_zero() {
-        bail!("--stall-after 0s would make every iteration a stall; give at least 1ms");
-    }
     let mut targets = Vec::new();
     for pid in &args.pid {
         targets.push(open_process(*pid)?);
     }
-    let mut sensor = kernel::sensor(loopwarden_abi::Settings::default());
-    announce(sensor.as_mut());
+    if let Err(reason) = kernel::realtime::lock_memory() {
+        log::info!("{reason}");
+    }
+    let sensor = kernel::sensor(loopwarden_abi::Settings::default());
+    announce(sensor.as_ref());
     let output = Output::start(sinks, |_| ()).context("cannot start the output thread")?;
     let teller = output.teller();
 
@@ -110,6 +110,16 @@ pub fn run(args: Args) -> Result<u8> {
     );
     output.finish();
     Ok(code.unwrap_or(0))
+}
+
+fn stall_after(text: &str) -> Result<Duration, String> {
+    match duration::parse(text) {
+        Ok(span) if span.is_zero() => {
+            Err("every iteration would be a stall; give at least 1ms".to_owned())
+        }
+        Ok(span) => Ok(span),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 fn sinks(args: &Args) -> Result<Sinks> {

@@ -261,7 +261,7 @@ impl Lines {
         for (kind, count) in &tally.stalls {
             let _ = write!(text, ", {count} x {}", kind.name());
         }
-        let _ = write!(text, "; {} signals", tally.actions);
+        let _ = write!(text, "; {} actions", tally.actions);
         text
     }
 }

@@ -23,6 +23,7 @@ mod tracefs;
 pub use bpf::BpfSensor;
 pub use error::KernelError;
 pub use load::{Loaded, Outcome, load};
+pub use namespace::procfs_is_ours;
 pub use plan::{Plan, Verdict, Way};
 pub use sampler::Sampler;
 pub use sensor::{Adoption, Listed, Sensor, Totals};

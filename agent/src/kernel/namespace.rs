@@ -9,3 +9,11 @@ pub fn is_initial() -> bool {
     std::fs::read_link("/proc/self/ns/pid")
         .is_ok_and(|name| name.as_os_str() == INITIAL_PID_NAMESPACE)
 }
+
+/// Whether the mounted procfs numbers processes as this process's own PID namespace does. A procfs of another namespace
+/// would lend its numbers to a pidfd of this one, which would be about some other process.
+#[must_use]
+pub fn procfs_is_ours() -> bool {
+    std::fs::read_link("/proc/self")
+        .is_ok_and(|name| name.as_os_str() == std::process::id().to_string().as_str())
+}

@@ -47,6 +47,21 @@ pub struct PidKey {
     pub start_ns: u64,
 }
 
+impl PidKey {
+    /// Start times of procfs come in steps of this many nanoseconds.
+    const STEP: u64 = 10_000_000;
+
+    /// Whether two readings can be of one process: the same to the nanosecond, or to the step where one of them comes from
+    /// procfs. Good enough to note an end; a signal needs equality.
+    #[must_use]
+    pub fn matches(self, other: PidKey) -> bool {
+        let coarse =
+            self.start_ns.is_multiple_of(Self::STEP) || other.start_ns.is_multiple_of(Self::STEP);
+        let step = if coarse { Self::STEP } else { 1 };
+        self.pid == other.pid && self.start_ns / step == other.start_ns / step
+    }
+}
+
 /// One loop for good: a thread of one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LoopId {
@@ -122,6 +137,22 @@ mod tests {
         assert_eq!(early.len(), 26);
         assert!(early < late, "{early} {late}");
         assert!(early.starts_with("01H"), "{early}");
+    }
+
+    #[test]
+    fn a_reading_of_procfs_matches_to_the_hundredth_of_a_second_and_an_exact_one_exactly() {
+        let key = |start_ns| PidKey {
+            pid: Pid(7),
+            start_ns,
+        };
+        assert!(key(1_234_567_891).matches(key(1_234_567_891)));
+        assert!(!key(1_234_567_891).matches(key(1_234_567_892)));
+        assert!(key(1_230_000_000).matches(key(1_234_567_891)));
+        assert!(!key(1_240_000_000).matches(key(1_234_567_891)));
+        assert!(!key(5).matches(PidKey {
+            pid: Pid(8),
+            start_ns: 5
+        }));
     }
 
     #[test]

@@ -115,7 +115,15 @@ impl Sentinel {
         let Some((facts, engine_child)) = self.gather(tid, now) else {
             return;
         };
-        let decision = decide(&facts, &engine.rules, now);
+        let mut decision = decide(&facts, &engine.rules, now);
+        if matches!(decision, Decision::Strike { .. }) {
+            // Once more with what has happened while the facts were gathered.
+            self.collect_events();
+            decision = match self.gather(tid, now) {
+                Some((facts, _)) => decide(&facts, &engine.rules, now),
+                None => Decision::Leave,
+            };
+        }
         if let Some(episode) = self
             .loops
             .get_mut(&tid)
@@ -284,17 +292,17 @@ impl Sentinel {
         let mut struck = None;
         let (outcome, detail) = if mode == Mode::Observe {
             (Outcome::WouldSend, None)
-        } else if let Err(error) = self.spend(tid, now) {
-            (Outcome::Failed, Some(error.to_string()))
         } else {
-            let (outcome, held, detail) = self.strike(tid, child, signal);
+            let (outcome, held, detail) = self.strike(tid, child, signal, now);
             struck = held;
             (outcome, detail)
         };
         self.open_stall_for_action(tid, now);
         let at = crate::kernel::clock::now();
         let action = (child.pid, exe.clone(), signal, outcome, grace, detail);
-        self.tell_action(tid, action, at);
+        if self.is_news(tid, outcome) {
+            self.tell_action(tid, action, at);
+        }
         let pause = self.settings.limits.pause;
         let Some(watched) = self.loops.get_mut(&tid) else {
             return;
@@ -336,6 +344,7 @@ impl Sentinel {
         tid: Tid,
         child: PidKey,
         signal: Signal,
+        now: Mono,
     ) -> (Outcome, Option<Child>, Option<String>) {
         let Some((id, start)) = self
             .loops
@@ -344,7 +353,14 @@ impl Sentinel {
         else {
             return (Outcome::Refused(Refusal::WaitOver), None, None);
         };
-        let Self { sensor, family, .. } = self;
+        self.prepare_budget(id.process);
+        let Self {
+            sensor,
+            family,
+            node_budget,
+            budgets,
+            ..
+        } = self;
         strike(child, signal, || {
             let still = sensor.read(tid).as_ref().and_then(Loop::wanted);
             if still.map(|(start, _)| start) != Some(start) {
@@ -364,11 +380,16 @@ impl Sentinel {
             ) {
                 (Ok(stat), Ok(Condition::Free)) => {
                     let expected = family.get(child.pid).map(|process| process.parent);
-                    if Some(stat.parent) == expected {
-                        Ok(())
-                    } else {
-                        Err(Refusal::NotChild)
+                    if Some(stat.parent) != expected {
+                        return Err(Refusal::NotChild);
                     }
+                    // Last, so that no refusal costs a kill, and before the signal, so that no kill is free.
+                    let budget = budgets.get_mut(&id.process.pid).ok_or(Refusal::Budget)?;
+                    let spent = node_budget.spend(now).and_then(|()| budget.spend(now));
+                    spent.map_err(|error| {
+                        log::error!("the kill budget cannot be kept: {error}");
+                        Refusal::Budget
+                    })
                 }
                 (_, Ok(Condition::Traced)) => Err(Refusal::Traced),
                 (_, Ok(Condition::Held)) => Err(Refusal::Frozen),
@@ -391,12 +412,7 @@ impl Sentinel {
         grace: Duration,
         now: Mono,
     ) {
-        let fresh = self
-            .loops
-            .get_mut(&tid)
-            .and_then(|watched| watched.episode.as_mut())
-            .is_some_and(|episode| episode.said.insert(refusal));
-        if fresh {
+        if self.is_news(tid, Outcome::Refused(refusal)) {
             self.open_stall_for_action(tid, now);
             self.tell_action(
                 tid,
@@ -404,6 +420,17 @@ impl Sentinel {
                 now,
             );
         }
+    }
+
+    /// Whether an outcome is to be told: a guard that refuses again and again in one episode is told once.
+    fn is_news(&mut self, tid: Tid, outcome: Outcome) -> bool {
+        let Some(refusal) = outcome.refusal() else {
+            return true;
+        };
+        self.loops
+            .get_mut(&tid)
+            .and_then(|watched| watched.episode.as_mut())
+            .is_some_and(|episode| episode.said.insert(refusal))
     }
 
     pub(super) fn tell_action(

@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use super::sentinel::Sentinel;
 use super::settings::Settings;
-use crate::action::Budget;
 use crate::kernel::clock;
-use crate::pipeline::{EndedBy, Mode, Pid};
+use crate::pipeline::{EndedBy, Mode, Pid, PidKey};
 use crate::target::scout::{Matching, Question};
 
 impl Sentinel {
@@ -19,20 +18,22 @@ impl Sentinel {
             .iter()
             .map(|old| settings.targets.iter().position(|new| new.name == old.name))
             .collect();
-        self.node_budget = Budget::new(settings.limits.node_kills, settings.limits.per);
+        self.node_budget
+            .limit(settings.limits.node_kills, settings.limits.per);
         self.settings = settings;
         self.rules = rules.clone();
         self.budgets.clear();
         if self.settings.mode == Mode::Observe {
             self.locks.clear();
         }
-        let known: Vec<(Pid, usize, bool)> = self
+        let known: Vec<(PidKey, usize, bool)> = self
             .family
             .iter()
-            .map(|process| (process.key.pid, process.target, process.watched))
+            .map(|process| (process.key, process.target, process.watched))
             .collect();
         self.ask(Question::Rules(rules));
-        for (pid, target, watched) in known {
+        for (key, target, watched) in known {
+            let pid = key.pid;
             match moved.get(target).copied().flatten() {
                 Some(target) => {
                     self.retarget(pid, target);
@@ -43,7 +44,7 @@ impl Sentinel {
                         threads: watched,
                     });
                 }
-                None => self.process_ended(pid, now, EndedBy::Detached),
+                None => self.process_ended(key, now, EndedBy::Detached),
             }
         }
         self.next_rescan = now;

@@ -1,6 +1,6 @@
 //! The state of the rescue thread, and what it does with events, messages and the passing of time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::os::fd::BorrowedFd;
@@ -46,12 +46,16 @@ pub(super) struct Sentinel {
     pub(super) next_rescan: Mono,
     run_dir: Option<RunDir>,
     pub(super) locks: HashMap<Pid, EnforcerLock>,
+    lock_failures: HashSet<Pid>,
     pub(super) budgets: HashMap<Pid, Budget>,
     pub(super) node_budget: Budget,
     pub(super) cpu_stats: HashMap<Pid, CpuStat>,
     /// Pollers shared by several threads of a process.
     pools: HashMap<Pid, Vec<Poller>>,
     told_lost: HashMap<&'static str, u64>,
+    same_pid_namespace: bool,
+    /// Events the family knows already and nobody else does, each with whether its process must be read.
+    pending: VecDeque<(KernelEvent, bool)>,
     noise: RandomState,
     incidents: u64,
     actions: u64,
@@ -91,11 +95,14 @@ impl Sentinel {
             next_rescan: now,
             run_dir: None,
             locks: HashMap::new(),
+            lock_failures: HashSet::new(),
             budgets: HashMap::new(),
             node_budget,
             cpu_stats: HashMap::new(),
             pools: HashMap::new(),
             told_lost: HashMap::new(),
+            same_pid_namespace: crate::kernel::procfs_is_ours(),
+            pending: VecDeque::new(),
             noise: RandomState::new(),
             incidents: 0,
             actions: 0,
@@ -193,8 +200,9 @@ impl Sentinel {
             }
             Answer::Unreadable { pid, error } => {
                 log::debug!("process {pid} could not be read: {error}");
-                if !std::path::Path::new(&format!("/proc/{pid}")).exists() {
-                    self.process_ended(pid, clock::now(), EndedBy::Exit);
+                let key = self.family.get(pid).map(|process| process.key);
+                if let (Some(key), Err(_)) = (key, proc::stat(pid)) {
+                    self.process_ended(key, clock::now(), EndedBy::Exit);
                 }
             }
             Answer::Matched { pid, target } => self.watch(&[(pid, target)]),
@@ -350,16 +358,16 @@ impl Sentinel {
     /// Compares all processes with what is known: adds descendants whose birth was not seen, removes who is gone.
     fn scanned(&mut self, processes: &[(Pid, Pid)]) {
         let parents: HashMap<Pid, Pid> = processes.iter().copied().collect();
-        let gone: Vec<Pid> = self
+        let gone: Vec<PidKey> = self
             .family
             .iter()
-            .map(|process| process.key.pid)
-            .filter(|pid| !parents.contains_key(pid))
+            .map(|process| process.key)
+            .filter(|key| !parents.contains_key(&key.pid))
             .collect();
-        for pid in gone {
-            // The exit may just not have been reported yet: the kernel's own list decides.
-            if self.sensor.alive(pid).is_none() || proc::stat(pid).is_err() {
-                self.process_ended(pid, clock::now(), EndedBy::Exit);
+        for key in gone {
+            // It may have been born after the list was made.
+            if self.sensor.alive(key.pid).is_none() || proc::stat(key.pid).is_err() {
+                self.process_ended(key, clock::now(), EndedBy::Exit);
             }
         }
         let mut exact = None;
@@ -393,26 +401,37 @@ impl Sentinel {
     }
 
     pub(super) fn take_events(&mut self) {
-        let mut events = Vec::new();
-        self.sensor.drain(&mut |event| events.push(event));
-        for event in &events {
-            self.take(event);
+        self.collect_events();
+        while let Some((event, must_read)) = self.pending.pop_front() {
+            self.take(&event, must_read);
         }
     }
 
-    fn take(&mut self, event: &KernelEvent) {
+    /// Takes waiting events into the family at once and leaves the rest of what they mean for later: a decision about to
+    /// be carried out must know who was told to end, has run another program or has ended a moment ago.
+    pub(super) fn collect_events(&mut self) {
+        let Self {
+            sensor,
+            family,
+            pending,
+            ..
+        } = self;
+        sensor.drain(&mut |event| {
+            let must_read = family.apply(&event);
+            pending.push_back((event, must_read));
+        });
+    }
+
+    fn take(&mut self, event: &KernelEvent, must_read: bool) {
         log::trace!("{event:?}");
         if let What::Exited { start_ns, .. } = event.what {
-            self.child_ended(
-                PidKey {
-                    pid: event.pid,
-                    start_ns,
-                },
-                event.at,
-            );
-            self.process_ended(event.pid, event.at, EndedBy::Exit);
+            let key = PidKey {
+                pid: event.pid,
+                start_ns,
+            };
+            self.child_ended(key, event.at);
+            self.process_ended(key, event.at, EndedBy::Exit);
         }
-        let must_read = self.family.apply(event);
         match &event.what {
             What::PollerSeen { poller, .. } => self.poller_seen(event, *poller),
             What::WaitBegan { .. } | What::WaitEnded { .. } | What::NestedPoll { .. } => {
@@ -499,22 +518,38 @@ impl Sentinel {
                 .iter_mut()
                 .flat_map(|stall| &mut stall.strikes)
             {
-                if struck.child.key == child && struck.ended.is_none() {
+                if struck.child.key.matches(child) && struck.ended.is_none() {
                     struck.ended = Some(at);
                 }
             }
         }
     }
 
-    pub(super) fn process_ended(&mut self, pid: Pid, at: Mono, how: EndedBy) {
-        for tid in self.threads_of(pid) {
+    /// Forgets a process. Its id may belong to a new one already, which stays.
+    pub(super) fn process_ended(&mut self, key: PidKey, at: Mono, how: EndedBy) {
+        let ended = |watched: &&Loop| watched.id.process.matches(key);
+        let threads: Vec<Tid> = self
+            .loops
+            .values()
+            .filter(ended)
+            .map(|watched| watched.id.tid)
+            .collect();
+        for tid in threads {
             self.end_loop(tid, at, how, false);
         }
-        self.family.remove(pid);
-        self.sensor.forget(pid);
+        let pid = key.pid;
+        match self.family.get(pid) {
+            Some(process) if !process.key.matches(key) => return,
+            Some(_) => {
+                self.family.remove(pid);
+                self.sensor.forget(pid);
+            }
+            None => {}
+        }
         self.pools.remove(&pid);
         self.paused.remove(&pid);
         self.locks.remove(&pid);
+        self.lock_failures.remove(&pid);
         self.budgets.remove(&pid);
         self.cpu_stats.remove(&pid);
     }
@@ -583,7 +618,7 @@ impl Sentinel {
                 .is_none_or(|budget| budget.is_spent(now))
                 || self.node_budget.is_spent(now),
             other_enforcer: enforce && !self.hold_lock(process),
-            no_pid_namespace: false,
+            no_pid_namespace: !self.same_pid_namespace,
         }
     }
 
@@ -602,10 +637,13 @@ impl Sentinel {
             }
             Ok(None) => false,
             Err(error) => {
-                log::error!(
-                    "cannot lock process {} for this agent: {error}",
-                    process.pid
-                );
+                // Looked at again and again while a loop waits: said once.
+                if self.lock_failures.insert(process.pid) {
+                    log::error!(
+                        "cannot lock process {} for this agent, so nothing is signalled for it: {error}",
+                        process.pid
+                    );
+                }
                 false
             }
         }
@@ -645,16 +683,9 @@ impl Sentinel {
         self.budgets.get_mut(&process.pid)
     }
 
-    /// Spends one kill of the loop's process and of the node, before the signal.
-    pub(super) fn spend(&mut self, tid: Tid, now: Mono) -> Result<(), GuardError> {
-        let Some(process) = self.loops.get(&tid).map(|watched| watched.id.process) else {
-            return Ok(());
-        };
-        self.node_budget.spend(now)?;
-        match self.budget_of(process) {
-            Some(budget) => budget.spend(now),
-            None => Ok(()),
-        }
+    /// Makes sure that the budget of a loop's process is at hand.
+    pub(super) fn prepare_budget(&mut self, process: PidKey) {
+        let _ = self.budget_of(process);
     }
 
     pub(super) fn new_incident(&mut self) -> IncidentId {
