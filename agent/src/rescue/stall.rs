@@ -283,7 +283,8 @@ impl Sentinel {
         if watched.info.is_none() {
             return;
         }
-        if watched.stall.is_none() && at.since(since) >= watched.stall_after {
+        let told = watched.closed.is_some_and(|closed| closed >= since);
+        if watched.stall.is_none() && !told && at.since(since) >= watched.stall_after {
             // It came and went between two looks.
             self.open_stall(tid, since, at);
         }
@@ -301,6 +302,7 @@ impl Sentinel {
         let (Some(mut stall), Some(info)) = (watched.stall.take(), watched.info.clone()) else {
             return;
         };
+        watched.closed = Some(stall.since);
         let rescued = ended_by == EndedBy::Poll
             && stall.strikes.iter().any(|struck| {
                 struck
