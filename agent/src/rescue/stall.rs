@@ -157,6 +157,8 @@ impl Sentinel {
             .and_then(|process| process.stopped);
         let away = away_since(watched, reading, now).or(stopped);
         match (&watched.stall, away) {
+            // The report of its end comes before the record shows it, or after.
+            (None, Some(since)) if watched.closed.is_some_and(|closed| closed >= since) => {}
             (None, Some(since)) if now.since(since) >= watched.stall_after => {
                 self.open_stall(tid, since, now);
             }
