@@ -154,7 +154,6 @@ impl Rescues {
                 polled.p99,
                 "ms",
             )
-            .limit(Limit::noisy(10.0, 5.0))
             .note(format!(
                 "p50 {:.2}, max {:.2}; loop blocked p50 {:.1}, max {:.1}",
                 polled.p50, polled.max, blocked.p50, blocked.max
