@@ -297,8 +297,9 @@ impl Sentinel {
             struck = held;
             (outcome, detail)
         };
-        self.open_stall_for_action(tid, now);
+        // Before the look that opens the incident, which takes its time: the line tells when the signal was sent.
         let at = crate::kernel::clock::now();
+        self.open_stall_for_action(tid, now);
         let action = (child.pid, exe.clone(), signal, outcome, grace, detail);
         if self.is_news(tid, outcome) {
             self.tell_action(tid, action, at);

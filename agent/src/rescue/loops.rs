@@ -26,6 +26,8 @@ pub(super) struct Loop {
     pub(super) adopted_busy: Option<Mono>,
     pub(super) last: Option<Reading>,
     pub(super) stall: Option<Stall>,
+    /// Beginning of the stall that was closed last: the record may show its end before the kernel's report arrives.
+    pub(super) closed: Option<Mono>,
     pub(super) episode: Option<Episode>,
 }
 
@@ -95,6 +97,7 @@ impl Loop {
             adopted_busy: None,
             last: None,
             stall: None,
+            closed: None,
             episode: None,
         }
     }

@@ -157,6 +157,8 @@ impl Sentinel {
             .and_then(|process| process.stopped);
         let away = away_since(watched, reading, now).or(stopped);
         match (&watched.stall, away) {
+            // The report of its end comes before the record shows it, or after.
+            (None, Some(since)) if watched.closed.is_some_and(|closed| closed >= since) => {}
             (None, Some(since)) if now.since(since) >= watched.stall_after => {
                 self.open_stall(tid, since, now);
             }
@@ -283,7 +285,8 @@ impl Sentinel {
         if watched.info.is_none() {
             return;
         }
-        if watched.stall.is_none() && at.since(since) >= watched.stall_after {
+        let told = watched.closed.is_some_and(|closed| closed >= since);
+        if watched.stall.is_none() && !told && at.since(since) >= watched.stall_after {
             // It came and went between two looks.
             self.open_stall(tid, since, at);
         }
@@ -301,6 +304,7 @@ impl Sentinel {
         let (Some(mut stall), Some(info)) = (watched.stall.take(), watched.info.clone()) else {
             return;
         };
+        watched.closed = Some(stall.since);
         let rescued = ended_by == EndedBy::Poll
             && stall.strikes.iter().any(|struck| {
                 struck

@@ -143,7 +143,11 @@ fn run(sentinel: &mut Sentinel, inbox: &Receiver<Message>, wake: &OwnedFd) {
                 Message::Watch(processes) => sentinel.watch(&processes),
                 Message::Reload(settings, rules) => sentinel.reload(*settings, rules),
                 Message::Answer(answer) => sentinel.answered(answer),
-                Message::Stop => return,
+                Message::Stop => {
+                    // What happened before the stop was asked for, such as the end of the last target.
+                    sentinel.take_events();
+                    return;
+                }
             }
         }
         sentinel.tick(clock::now());

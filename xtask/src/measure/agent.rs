@@ -17,7 +17,7 @@ use super::victims::die_with_us;
 use crate::{cmd, layout};
 
 /// Loading its hooks takes the agent some moments, recognising a hundred loops some more.
-const READY_LIMIT: Duration = Duration::from_secs(60);
+const READY_LIMIT: Duration = Duration::from_mins(1);
 /// From its last target's end to its own.
 const END_LIMIT: Duration = Duration::from_secs(30);
 

@@ -11,8 +11,8 @@ use super::{Outcome, Size};
 
 pub(super) fn measure(lab: &Lab, size: Size) -> Result<Outcome> {
     let (rounds, count) = match size {
-        Size::Short => (3, 500_000),
-        Size::Full => (9, 2_000_000),
+        Size::Short => (3, 300_000),
+        Size::Full => (9, 1_000_000),
     };
     let mut watched = Victim::start(&Role::Calls { count })?;
     let mut other = Victim::start(&Role::Calls { count })?;

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::agent::{Agent, Lab, Line, lost};
 use super::row::{Limit, Row};
-use super::sys::Usage;
+use super::sys::{Usage, figure, ms_between};
 use super::victim::{Role, Spun};
 use super::victims::{Victim, pids};
 use super::{Outcome, Size, pause};
@@ -17,8 +17,8 @@ const SPINNERS: u64 = 2;
 
 pub(super) fn measure(lab: &Lab, size: Size) -> Result<Outcome> {
     let span = match size {
-        Size::Short => Duration::from_secs(3),
-        Size::Full => Duration::from_secs(20),
+        Size::Short => Duration::from_secs(2),
+        Size::Full => Duration::from_secs(10),
     };
     let mut rows = Vec::new();
     // A tenth more than asked for, because the victims take a moment to reach their rate.
@@ -44,13 +44,13 @@ fn with(lab: &Lab, name: &str, per_second: u64, span: Duration) -> Result<[Row; 
     pause(span);
     let after = Usage::of(agent.pid())?;
     let pids = pids(&victims);
-    let mut spun = Vec::new();
+    let mut ended = Vec::new();
     for victim in victims {
-        spun.push(victim.finish::<Spun>()?);
+        ended.push(victim.finish::<Spun>()?);
     }
     // Its last target has ended, so it ends by itself.
     let lines = agent.finish()?;
-    let counted: Vec<u64> = spun.iter().map(|spun| spun.iterations).collect();
+    let counted: Vec<u64> = ended.iter().map(|spun| spun.iterations).collect();
     let told: Vec<u64> = pids.iter().map(|pid| iterations(&lines, *pid)).collect();
     let wrong: u64 = counted
         .iter()
@@ -58,12 +58,11 @@ fn with(lab: &Lab, name: &str, per_second: u64, span: Duration) -> Result<[Row; 
         .map(|(counted, told)| counted.abs_diff(*told))
         .sum();
     let (lost, words) = lost(&lines);
-    let number = |number: u64| u32::try_from(number).map_or(f64::NAN, f64::from);
-    let rate: f64 = spun
+    let rate: f64 = ended
         .iter()
-        .map(|spun| number(spun.iterations) / (super::sys::ms_between(0, spun.lasted_ns) / 1000.0))
+        .map(|spun| figure(spun.iterations) / (ms_between(0, spun.lasted_ns) / 1000.0))
         .sum();
-    let run_ms = super::sys::ms_between(before.run_ns, after.run_ns);
+    let run_ms = ms_between(before.run_ns, after.run_ns);
     Ok([
         Row::new(format!("{name}: reached"), rate, "/s").note(format!(
             "{SPINNERS} loops; the agent took {:.2} % of a core",
@@ -71,7 +70,7 @@ fn with(lab: &Lab, name: &str, per_second: u64, span: Duration) -> Result<[Row; 
         )),
         Row::new(
             "… iterations that the summaries miss or invent",
-            number(wrong),
+            figure(wrong),
             "",
         )
         .limit(Limit::always(0.0))
@@ -80,7 +79,7 @@ fn with(lab: &Lab, name: &str, per_second: u64, span: Duration) -> Result<[Row; 
             counted.iter().sum::<u64>(),
             told.iter().sum::<u64>()
         )),
-        Row::new("… events lost", number(lost), "")
+        Row::new("… events lost", figure(lost), "")
             .limit(Limit::always(0.0))
             .note(words),
     ])

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::agent::{Agent, Lab, Line};
 use super::row::{Limit, Row};
 use super::stats::{Random, Spread};
-use super::sys::ms_between;
+use super::sys::{figure, ms_between};
 use super::victim::{Role, Wedged};
 use super::victims::{Victim, pids};
 use super::{Outcome, Size, pause};
@@ -19,7 +19,7 @@ const BETWEEN_ROUNDS: Duration = Duration::from_millis(1300);
 
 pub(super) fn measure(lab: &Lab, size: Size) -> Result<Outcome> {
     let (loops, rounds) = match size {
-        Size::Short => (8, 3),
+        Size::Short => (10, 2),
         Size::Full => (20, 8),
     };
     let mut rows = Vec::new();
@@ -75,8 +75,8 @@ fn with(lab: &Lab, grace_ms: u64, loops: u64, rounds: u64) -> Result<Rescues> {
 
 #[derive(Debug, Default)]
 struct Rescues {
-    wedges: usize,
-    rescued: usize,
+    wedges: u64,
+    rescued: u64,
     signal_late_ms: Vec<f64>,
     signal_to_reaped_ms: Vec<f64>,
     signal_to_polled_ms: Vec<f64>,
@@ -86,13 +86,11 @@ struct Rescues {
 impl Rescues {
     fn of(grace_ms: u64, wedges: &[(u32, Wedged)], lines: &[Line]) -> Result<Self> {
         let mut rescues = Self {
-            wedges: wedges.len(),
+            wedges: wedges.len() as u64,
             ..Self::default()
         };
-        rescues.rescued = lines
-            .iter()
-            .filter(|line| line.is("stall_closed") && line.value["rescued"] == true)
-            .count();
+        let freed = |line: &&Line| line.is("stall_closed") && line.value["rescued"] == true;
+        rescues.rescued = lines.iter().filter(freed).count() as u64;
         for (pid, wedge) in wedges {
             let action = lines.iter().find(|line| {
                 line.is("action")
@@ -156,17 +154,11 @@ impl Rescues {
                 polled.p99,
                 "ms",
             )
-            .limit(Limit::noisy(10.0, 5.0))
             .note(format!(
                 "p50 {:.2}, max {:.2}; loop blocked p50 {:.1}, max {:.1}",
                 polled.p50, polled.max, blocked.p50, blocked.max
             )),
-            Row::new(
-                "… wedges that were not rescued",
-                u32::try_from(left).map_or(f64::NAN, f64::from),
-                "",
-            )
-            .limit(Limit::always(0.0)),
+            Row::new("… wedges that were not rescued", figure(left), "").limit(Limit::always(0.0)),
         ]
     }
 }

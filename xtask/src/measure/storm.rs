@@ -5,7 +5,6 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use rustix::process::Signal;
@@ -13,6 +12,7 @@ use serde_json::json;
 
 use super::agent::{Agent, Lab, Line, lost};
 use super::row::{Limit, Row};
+use super::sys::{figure, ms_between};
 use super::victim::{Role, Stormed};
 use super::victims::Victim;
 use super::{Outcome, Size};
@@ -30,13 +30,13 @@ const RING: &str = "ring_full";
 
 pub(super) fn measure(lab: &Lab, size: Size) -> Result<Outcome> {
     let processes = match size {
-        Size::Short => 5_000,
+        Size::Short => 4_000,
         Size::Full => 40_000,
     };
     let mut rows = Vec::new();
     rows.extend(with(lab, processes, false)?);
     // More events than the ring holds, whatever their size.
-    rows.extend(with(lab, 10_000, true)?);
+    rows.extend(with(lab, 5_000, true)?);
     Ok(Outcome {
         rows,
         raw: json!({"processes": processes}),
@@ -67,28 +67,30 @@ fn with(lab: &Lab, processes: u64, stopped: bool) -> Result<[Row; 3]> {
     let taken = taken(&log)?;
     let ring = of_ring(&lines);
     let (all, words) = lost(&lines);
-    let number = |number: u64| u32::try_from(number).map_or(f64::NAN, f64::from);
-    let rate = number(done.forks) / (super::sys::ms_between(0, done.lasted_ns) / 1000.0);
+    let rate = figure(done.forks) / (ms_between(0, done.lasted_ns) / 1000.0);
     let name = if stopped {
         "the same with the agent stopped"
     } else {
         "storm of processes and signals"
     };
+    let mut on_the_way = Row::new("… events lost on the way from the kernel", figure(ring), "")
+        .note(if all > 0 {
+            format!("lost lines: {words}")
+        } else {
+            "no lost line".into()
+        });
+    if !stopped {
+        on_the_way = on_the_way.limit(Limit::always(0.0));
+    }
     Ok([
         Row::new(format!("{name}: reached"), rate, "processes/s").note(format!(
             "{} forks, {} execs, {} exits, {} signals",
             done.forks, done.execs, done.exits, done.signals
         )),
-        Row::new("… events lost on the way from the kernel", number(ring), "")
-            .limit(if stopped { None } else { Limit::always(0.0) })
-            .note(if all > 0 {
-                format!("lost lines: {words}")
-            } else {
-                "no lost line".into()
-            }),
+        on_the_way,
         Row::new(
             "… made, but neither taken nor counted as lost",
-            number(made.abs_diff(taken + ring)),
+            figure(made.abs_diff(taken + ring)),
             "",
         )
         .limit(Limit::always(0.0))

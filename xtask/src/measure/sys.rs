@@ -68,16 +68,19 @@ fn field(status: &str, name: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// The load averages and how long the machine is up, as `uptime` shows them.
+/// The load averages, as `uptime` shows them.
 pub(super) fn load() -> String {
-    fs::read_to_string("/proc/loadavg")
-        .map(|text| {
-            text.split_whitespace()
-                .take(3)
-                .collect::<Vec<_>>()
-                .join(" ")
-        })
-        .unwrap_or_else(|_| "unknown".into())
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_else(|_| "unknown".into());
+    text.split_whitespace()
+        .take(3)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// A count as a figure of the table.
+#[expect(clippy::cast_precision_loss, reason = "counts far below 2^53")]
+pub(super) fn figure(count: u64) -> f64 {
+    count as f64
 }
 
 /// Signals a child of this process that has not been reaped, so that its id cannot be another's.

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::agent::{Agent, Lab};
 use super::row::{Limit, Row};
-use super::sys::Usage;
+use super::sys::{Usage, figure, mono_ns, ms_between};
 use super::victim::Role;
 use super::victims::{Victim, pids};
 use super::{LOOPS, Outcome, Size, pause};
@@ -17,8 +17,8 @@ const LITELLM_POLLS: u64 = 26;
 
 pub(super) fn measure(lab: &Lab, size: Size) -> Result<Outcome> {
     let span = match size {
-        Size::Short => Duration::from_secs(10),
-        Size::Full => Duration::from_secs(60),
+        Size::Short => Duration::from_secs(6),
+        Size::Full => Duration::from_mins(1),
     };
     let mut rows = Vec::new();
     for (name, polls_per_second) in [
@@ -37,20 +37,19 @@ fn with(lab: &Lab, name: &str, polls_per_second: u64, span: Duration) -> Result<
     // Recognising loops is work of its own, and happens once.
     pause(Duration::from_secs(1));
     let before = Usage::of(agent.pid())?;
-    let start = super::sys::mono_ns();
+    let start = mono_ns();
     pause(span);
     let after = Usage::of(agent.pid())?;
-    let seconds = super::sys::ms_between(start, super::sys::mono_ns()) / 1000.0;
+    let seconds = ms_between(start, mono_ns()) / 1000.0;
     let lines = agent.interrupt()?;
     drop(victims);
     let stalls = lines.iter().filter(|line| line.is("stall_opened")).count();
     let waits = after.waits.saturating_sub(before.waits);
-    let run_ms = super::sys::ms_between(before.run_ns, after.run_ns);
-    let number = |number: u64| u32::try_from(number).map_or(f64::NAN, f64::from);
+    let run_ms = ms_between(before.run_ns, after.run_ns);
     Ok([
         Row::new(
             format!("wake-ups, {LOOPS} idle loops, {name}"),
-            number(waits) / seconds,
+            figure(waits) / seconds,
             "/s",
         )
         .limit(Limit::noisy(20.0, 2.0))
@@ -58,10 +57,10 @@ fn with(lab: &Lab, name: &str, polls_per_second: u64, span: Duration) -> Result<
             "{waits} in {seconds:.1} s, all threads; {stalls} stalls seen"
         )),
         Row::new("… processor time", run_ms / seconds / 10.0, "% of a core")
-            .note(format!("{:.2} ms a wake-up", run_ms / number(waits.max(1)))),
+            .note(format!("{:.2} ms a wake-up", run_ms / figure(waits.max(1)))),
         Row::new(
             "… resident memory",
-            number(after.resident_kib) / 1024.0,
+            figure(after.resident_kib) / 1024.0,
             "MiB",
         ),
     ])

@@ -68,16 +68,18 @@ fn quick_parts() -> Result<Vec<Part>> {
 fn heavy_parts(full: bool) -> Result<Vec<Part>> {
     let mut vm = xtask(&["vm"])?;
     let mut litellm = xtask(&["litellm"])?;
+    // Always in its short form: the limits themselves hold on a machine of one's own only.
+    let mut measure = xtask(&["measure", "--check"])?;
     if full {
         vm.arg("--full");
         litellm.arg("--full");
     }
-    // The VM's part has built the agent in the release profile: the proxy's part need not build it again.
-    litellm.arg("--guard").arg(
-        layout::target()
-            .join(layout::HOST)
-            .join("release/loopwarden"),
-    );
+    // The VM's part has built the agent in the release profile: the other parts need not build it again.
+    let agent = layout::target()
+        .join(layout::HOST)
+        .join("release/loopwarden");
+    litellm.arg("--guard").arg(&agent);
+    measure.env("LOOPWARDEN_BIN", &agent);
     let mut export = cargo(&["test", "--package", "loopwarden", "--test", PROMETHEUS_TEST]);
     export.env("LOOPWARDEN_PROMETHEUS", prometheus::binary()?);
     Ok(vec![
@@ -86,6 +88,7 @@ fn heavy_parts(full: bool) -> Result<Vec<Part>> {
             vec![xtask(&["prometheus"])?, export],
         ),
         Part::new("kernel tests, other kernels", vec![vm]),
+        Part::new("measurements", vec![measure]).needs_bpf(),
         Part::new("real LiteLLM proxy", vec![litellm]).needs_bpf(),
     ])
 }

@@ -12,6 +12,7 @@ mod wedge;
 
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::event::epoll;
@@ -33,6 +34,8 @@ pub(crate) enum Role {
     },
     /// After `go`, sleeps in its loop now and then
     Stall { seed: u64 },
+    /// At each `go`, sleeps in its loop
+    Sleep { milliseconds: u64 },
     /// After `go`, iterates about so many times a second; 0: as often as it can
     Spin { per_second: u64 },
     /// After `go`, a second thread makes processes, one after the other, and signals; every so many-th runs a program
@@ -55,6 +58,7 @@ impl Role {
         let (name, numbers): (&str, &[u64]) = match self {
             Self::Idle { polls_per_second } => ("idle", &[*polls_per_second]),
             Self::Stall { seed } => ("stall", &[*seed]),
+            Self::Sleep { milliseconds } => ("sleep", &[*milliseconds]),
             Self::Spin { per_second } => ("spin", &[*per_second]),
             Self::Storm {
                 processes,
@@ -75,6 +79,7 @@ pub(crate) fn run(role: &Role) -> Result<()> {
     match role {
         Role::Idle { polls_per_second } => idle::run(*polls_per_second),
         Role::Stall { seed } => stall::run(*seed),
+        Role::Sleep { milliseconds } => stall::when_told(Duration::from_millis(*milliseconds)),
         Role::Spin { per_second } => spin::run(*per_second),
         Role::Storm {
             processes,

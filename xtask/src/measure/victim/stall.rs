@@ -26,7 +26,6 @@ pub(super) fn run(seed: u64) -> Result<()> {
     let mut random = Random::new(seed);
     let poller = Poller::start()?;
     let mut stalls = Vec::<Stall>::new();
-    // Half of them idle without a timeout, as a loop without timers does; their stall begins when something arrives.
     let mut going = false;
     loop {
         let idle_ms = random.between(IDLE_MS.0, IDLE_MS.1);
@@ -43,13 +42,32 @@ pub(super) fn run(seed: u64) -> Result<()> {
                 Order::End => return report(&stalls),
             }
         } else if going {
-            std::thread::sleep(Duration::from_millis(
-                random.between(STALL_MS.0, STALL_MS.1),
-            ));
-            stalls.push(Stall {
+            stalls.push(sleep(
                 begin_ns,
-                end_ns: mono_ns(),
-            });
+                Duration::from_millis(random.between(STALL_MS.0, STALL_MS.1)),
+            ));
         }
+    }
+}
+
+/// Idles without time-out and sleeps at each `go`.
+pub(super) fn when_told(span: Duration) -> Result<()> {
+    let poller = Poller::start()?;
+    let mut stalls = Vec::new();
+    loop {
+        while !poller.wait(-1)? {}
+        let begin_ns = mono_ns();
+        match order()? {
+            Order::Go => stalls.push(sleep(begin_ns, span)),
+            Order::End => return report(&stalls),
+        }
+    }
+}
+
+fn sleep(begin_ns: u64, span: Duration) -> Stall {
+    std::thread::sleep(span);
+    Stall {
+        begin_ns,
+        end_ns: mono_ns(),
     }
 }
