@@ -313,7 +313,7 @@ impl Sentinel {
             }
         }
         if let (Some(held), Some(stall)) = (struck, watched.stall.as_mut()) {
-            stall.cause_of_action = Some(stall.cause.clone());
+            stall.cause_of_action = Some((stall.cause.clone(), stall.cause_at));
             stall.strikes.push(Struck {
                 child: held,
                 exe,

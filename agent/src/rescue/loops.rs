@@ -26,6 +26,8 @@ pub(super) struct Loop {
     pub(super) adopted_busy: Option<Mono>,
     pub(super) last: Option<Reading>,
     pub(super) stall: Option<Stall>,
+    /// When the last closed stall began.
+    pub(super) stalled_since: Option<Mono>,
     pub(super) episode: Option<Episode>,
 }
 
@@ -36,8 +38,11 @@ pub(super) struct Stall {
     pub(super) since: Mono,
     pub(super) lower_bound: bool,
     pub(super) cause: Cause,
-    /// What it was stuck on when we signalled: the cause of a rescued stall, whatever the loop caught up with afterwards.
-    pub(super) cause_of_action: Option<Cause>,
+    /// When that was seen.
+    pub(super) cause_at: Mono,
+    /// What it was stuck on when we signalled, and when that was seen: the cause of a rescued stall, whatever the loop caught
+    /// up with afterwards.
+    pub(super) cause_of_action: Option<(Cause, Mono)>,
     pub(super) accounts: Option<Accounts>,
     pub(super) next_look: Mono,
     /// Signals we sent in this stall.
@@ -95,6 +100,7 @@ impl Loop {
             adopted_busy: None,
             last: None,
             stall: None,
+            stalled_since: None,
             episode: None,
         }
     }

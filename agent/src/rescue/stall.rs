@@ -198,6 +198,7 @@ impl Sentinel {
             lower_bound,
             cause,
             cause_of_action: None,
+            cause_at: now,
             accounts,
             next_look: now.plus(SECOND_LOOK),
             strikes: Vec::new(),
@@ -242,14 +243,14 @@ impl Sentinel {
         let child = self.child_cause(watched, now);
         let (facts, accounts) = look(watched.id, reading, stall.accounts, child, now);
         let mut cause = classify(&facts);
-        if let (None, Some(child)) = (&cause.child, &stall.cause.child)
+        if let (None, Some(child)) = (&cause.child, aged(stall, now).child)
             && cause.kind == stall.cause.kind
-            && watched.still_awaits(child)
+            && watched.still_awaits(&child)
         {
             // It has ended, and a wait that naps has not looked yet.
             cause.child = Some(ChildCause {
                 state: "zombie".to_owned(),
-                ..child.clone()
+                ..child
             });
         }
         let info = watched.info.clone();
@@ -267,6 +268,7 @@ impl Sentinel {
             differs(&stall.cause, &cause) && cause.kind != crate::pipeline::CauseKind::Unknown;
         if news {
             stall.cause = cause;
+            stall.cause_at = now;
             let view = view_of(stall, now);
             if let Some(info) = info {
                 self.tell(Notice::StallUpdated { info, view });
@@ -283,7 +285,9 @@ impl Sentinel {
         if watched.info.is_none() {
             return;
         }
-        if watched.stall.is_none() && at.since(since) >= watched.stall_after {
+        // A look between the poll and its report may have closed this very iteration's stall.
+        let told = watched.stalled_since.is_some_and(|last| since <= last);
+        if watched.stall.is_none() && !told && at.since(since) >= watched.stall_after {
             // It came and went between two looks.
             self.open_stall(tid, since, at);
         }
@@ -301,14 +305,16 @@ impl Sentinel {
         let (Some(mut stall), Some(info)) = (watched.stall.take(), watched.info.clone()) else {
             return;
         };
+        watched.stalled_since = Some(stall.since);
         let rescued = ended_by == EndedBy::Poll
             && stall.strikes.iter().any(|struck| {
                 struck
                     .ended
                     .is_some_and(|ended| at.since(ended) <= RESCUED_WITHIN)
             });
-        if let (true, Some(cause)) = (rescued, stall.cause_of_action.take()) {
+        if let (true, Some((cause, seen))) = (rescued, stall.cause_of_action.take()) {
             stall.cause = cause;
+            stall.cause_at = seen;
         }
         let view = view_of(&stall, at);
         self.tell(Notice::StallClosed {
@@ -390,13 +396,23 @@ impl Sentinel {
     }
 }
 
+/// The cause with the ages of the moment a line is about, not of the look that found it.
+fn aged(stall: &Stall, at: Mono) -> Cause {
+    let mut cause = stall.cause.clone();
+    if let Some(child) = &mut cause.child {
+        let older = at.since(stall.cause_at).as_secs_f64() * 1000.0;
+        child.told_to_end_ms_ago = child.told_to_end_ms_ago.map(|age| age + older);
+    }
+    cause
+}
+
 fn view_of(stall: &Stall, at: Mono) -> StallView {
     StallView {
         incident: stall.incident,
         at,
         busy: at.since(stall.since),
         busy_is_lower_bound: stall.lower_bound,
-        cause: stall.cause.clone(),
+        cause: aged(stall, at),
         stack: None,
     }
 }
