@@ -79,6 +79,8 @@ pub(super) struct Episode {
     pub(super) next_look: Option<Mono>,
     pub(super) termed: Option<Mono>,
     pub(super) held_until: Option<Mono>,
+    /// Somebody was held at the last look.
+    pub(super) held: bool,
     /// Throttling of the loop's cgroup when the episode was first looked at.
     pub(super) throttled_before: Option<Duration>,
     /// Refusals already told in this episode.

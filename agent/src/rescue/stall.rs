@@ -8,6 +8,7 @@ use super::loops::{Loop, Stall};
 use super::sentinel::Sentinel;
 use crate::kernel::clock;
 use crate::kernel::syscalls;
+use crate::kernel::thread_call::{ThreadCall, thread_call};
 use crate::pipeline::classify::classify;
 use crate::pipeline::event::{Beat, PollClass, Poller};
 use crate::pipeline::recognise::{Recognised, recognise};
@@ -108,17 +109,17 @@ impl Sentinel {
     }
 
     fn recognised(&mut self, tid: Tid, own: Poller, now: Mono) {
+        let Some(poller) = self
+            .loops
+            .get(&tid)
+            .and_then(|watched| poller(watched, own))
+        else {
+            return;
+        };
         self.sensor.set_own(tid, own);
         let way = self.sensor.plan().way;
         let Some(watched) = self.loops.get_mut(&tid) else {
             return;
-        };
-        let number = watched.last.as_ref().map_or(0, |reading| reading.syscall);
-        let poller = match (syscalls::known(i64::from(number)), own.class) {
-            (Some(name), _) if number != 0 => name,
-            (_, PollClass::Epoll) => "epoll",
-            (_, PollClass::Poll) => "poll",
-            (_, PollClass::Select) => "select",
         };
         let process = self.family.get(watched.id.process.pid);
         let target = self.settings.targets.get(watched.target);
@@ -394,6 +395,32 @@ impl Sentinel {
         }
         due
     }
+}
+
+/// The name of the call a loop polls with; `None` if the next look will know better.
+fn poller(watched: &Loop, own: Poller) -> Option<&'static str> {
+    let class = match own.class {
+        PollClass::Epoll => "epoll",
+        PollClass::Poll => "poll",
+        PollClass::Select => "select",
+    };
+    let reading = watched.last.as_ref();
+    let mut number = reading.map_or(0, |reading| i64::from(reading.syscall));
+    if number == 0 {
+        // It was in its poll before any hook was there.
+        match thread_call(watched.id.process.pid, watched.id.tid) {
+            Ok(ThreadCall::In { number: found, .. }) => number = found,
+            // It has just left that poll, and enters the next one under the eyes of a hook.
+            Ok(ThreadCall::Running)
+                if reading.is_some_and(|reading| matches!(reading.beat, Beat::Polling { .. })) =>
+            {
+                return None;
+            }
+            _ => {}
+        }
+    }
+    let name = syscalls::known(number).filter(|name| name.contains(class));
+    Some(name.unwrap_or(class))
 }
 
 /// The cause with the ages of the moment a line is about, not of the look that found it.

@@ -8,6 +8,7 @@ use crate::harness::line::Line;
 use crate::harness::scene::{ENFORCE, Scene};
 use crate::harness::shared::Grace;
 use crate::harness::victim::Victim;
+use crate::harness::{ENGINE, HELPER};
 
 /// Every way of waiting that counts.
 const WAYS: [&str; 5] = ["wait4", "waitid", "pidfd_waitid", "pidfd_poll", "naps"];
@@ -34,15 +35,31 @@ fn rescued(way: &str, grace: Grace) -> Result<()> {
     wedge_and_end(Scene::enforcing(grace)?, way, grace.ns())
 }
 
+/// Loop, engine and bystanders were there before the agent.
 fn older_than_the_agent() -> Result<()> {
-    let victim = Victim::start(&["loop", "epoll_wait"])?;
+    let mut victim = Victim::start(&["loop", "epoll_wait"])?;
+    let mut others = Vec::new();
+    for (name, program) in [("helper", HELPER), ("other-engine", ENGINE)] {
+        others.push((name, victim.spawn(name, "engine", program)?));
+    }
+    let engine = victim.spawn("engine", "engine", ENGINE)?;
     let arguments = [&ENFORCE[..], &["--grace", "200ms"]].concat();
-    wedge_and_end(Scene::with(victim, &arguments)?, "wait4", 200_000_000)
+    let mut scene = Scene::with(victim, &arguments)?;
+    for (name, pid) in others {
+        scene.must_live(name, pid);
+        scene.victim.tell_to_end(name)?;
+    }
+    scene.victim.tell_to_end("engine")?;
+    rescued_from(scene, engine, "wait4", 200_000_000)
 }
 
 fn wedge_and_end(mut scene: Scene, way: &str, grace_ns: u64) -> Result<()> {
     scene.add_bystanders()?;
     let engine = scene.add_wedged_engine()?;
+    rescued_from(scene, engine, way, grace_ns)
+}
+
+fn rescued_from(mut scene: Scene, engine: u32, way: &str, grace_ns: u64) -> Result<()> {
     let from = scene.victim.wait_for("engine", way)?;
     let action = scene.action()?;
     let waited = scene.victim.answer("waited")?;

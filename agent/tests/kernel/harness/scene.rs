@@ -63,6 +63,7 @@ impl Scene {
     }
 
     fn recognised(mut self) -> Result<Self> {
+        self.watch.focus = Some(self.victim.pid);
         self.line("loop")?;
         Ok(self)
     }
@@ -97,7 +98,7 @@ impl Scene {
         self.untouched.push((name, pid));
     }
 
-    /// Waits for a refused action.
+    /// Waits for a refused action in a wait for a child, and looks for some time whether it stays refused.
     pub(crate) fn refusal(&mut self, refused_by: &str) -> Result<Line> {
         let pid = self.victim.pid;
         let line = self
@@ -106,6 +107,22 @@ impl Scene {
         ensure!(
             line.text("/refused_by") == refused_by,
             "expected {refused_by}: {line}"
+        );
+        let opened = self.opened(&line)?;
+        ensure!(opened.text("/cause/kind") == "child_wait", "{opened}");
+        // Refusals that can heal are looked at again every 50 ms.
+        let so_far = self.watch.seen().len();
+        self.watch.linger(200)?;
+        let acted = self
+            .watch
+            .seen()
+            .iter()
+            .skip(so_far)
+            .find(|line| line.is("action", pid) && line.text("/outcome") != "refused");
+        ensure!(
+            acted.is_none(),
+            "{line}, and then {}",
+            acted.map_or(String::new(), Line::to_string)
         );
         Ok(line)
     }

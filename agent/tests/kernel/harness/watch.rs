@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use tempfile::TempDir;
 
 use super::line::Line;
-use super::{alive, limit};
+use super::{alive, limit, slowness};
 use crate::sys;
 
 /// How a test's agent is started.
@@ -47,6 +47,7 @@ impl Readers {
         Watch {
             lines,
             seen: Vec::new(),
+            focus: None,
         }
     }
 
@@ -194,6 +195,8 @@ impl Drop for Agent {
 pub(crate) struct Watch {
     lines: Receiver<Result<Line, String>>,
     seen: Vec<Line>,
+    /// Whose lines explain a failure; all if it is not said.
+    pub(crate) focus: Option<u32>,
 }
 
 impl Watch {
@@ -242,8 +245,25 @@ impl Watch {
     }
 
     fn since(&self, from: usize) -> String {
-        let lines: Vec<String> = self.seen.iter().skip(from).map(Line::to_string).collect();
-        lines.join("\n")
+        let concerned = |line: &&Line| match self.focus {
+            Some(pid) => line.number("/pid") == Some(pid.into()),
+            None => true,
+        };
+        let lines = self.seen.iter().skip(from).filter(concerned);
+        lines.map(Line::to_string).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Reads for some time, in which something wrong would happen if it happened at all.
+    pub(crate) fn linger(&mut self, milliseconds: u64) -> Result<()> {
+        let end = sys::mono_ns() + milliseconds * 1_000_000 * u64::from(slowness());
+        loop {
+            match self.receive(end) {
+                Ok(_) => {}
+                Err(Ok(RecvTimeoutError::Timeout)) => return Ok(()),
+                Err(Ok(RecvTimeoutError::Disconnected)) => bail!("the agent has ended"),
+                Err(Err(error)) => return Err(error),
+            }
+        }
     }
 
     /// All lines up to now.

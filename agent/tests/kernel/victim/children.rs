@@ -38,7 +38,7 @@ fn start_with(program: &str, part: &[&str], namespaces: i32, deaf: bool) -> Resu
     command
         .arg(FLAG)
         .args(part)
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped());
     // SAFETY: the closure only makes system calls.
     unsafe {
@@ -62,8 +62,8 @@ fn start_with(program: &str, part: &[&str], namespaces: i32, deaf: bool) -> Resu
     let mut first = [0];
     out.read_exact(&mut first)
         .with_context(|| format!("{program} {part:?} did not get ready"))?;
-    // Kept open: a child that answers later must not end because nobody listens.
-    std::mem::forget(out);
+    // Kept open: a child must not end because nobody listens, nor a loop because its input ends.
+    std::mem::forget((out, child.stdin.take()));
     i32::try_from(child.id()).context("a process id beyond the kernel's own limit")
 }
 

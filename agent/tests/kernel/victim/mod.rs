@@ -29,7 +29,10 @@ pub(crate) fn play(arguments: &[String]) -> Result<()> {
         ["keeper"] => children::keeper(),
         ["pool"] => threads::pool(),
         ["polls-once"] => threads::polls_once(),
-        ["exits", status] => std::process::exit(status.parse()?),
+        ["exits", status] => {
+            looper::answer(&format!("leaving with {status}"));
+            std::process::exit(status.parse()?)
+        }
         _ => bail!("no such part: {words:?}"),
     }
 }
