@@ -150,7 +150,8 @@ fn open_process(pid: u32) -> Result<(Pid, OwnedFd)> {
         Err(rustix::io::Errno::SRCH) => {
             bail!("there is no process {pid}: give the id of a running process, not of a thread")
         }
-        Err(rustix::io::Errno::INVAL) => {
+        // Linux 6.9 and later say ENOENT.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {
             bail!("{pid} is a thread, not a process: give the id of its process (ps -o tgid)")
         }
         Err(error) => bail!("cannot open process {pid}: {error}"),

@@ -70,6 +70,7 @@ impl Sentinel {
             next_look: Some(now),
             termed: None,
             held_until: None,
+            held: false,
             throttled_before: self.cpu_stats.get(&pid).and_then(CpuStat::throttled),
             said: std::collections::BTreeSet::new(),
             engine: None,
@@ -177,33 +178,36 @@ impl Sentinel {
             .take(MOST_CHILDREN)
             .map(|child| self.child_facts(child, parent, true))
             .collect();
-        let held_now = |condition: Condition| condition == Condition::Held;
         let loop_condition = condition_of(id.process.pid, &loop_status);
-        let mut held_until = episode.held_until;
-        for known in children
+        let pidfd_child = episode.pidfd_child;
+        let is_awaited = |child: &&ChildFacts| match awaited {
+            Awaited::Process(number) => child.ns_pid.map(|ns| ns.0) == u32::try_from(number).ok(),
+            Awaited::PidFd(_) => Some(child.key.pid) == pidfd_child,
+            Awaited::Any | Awaited::Group(_) => true,
+        };
+        // Another child may be stopped for as long as it likes.
+        let concerned = children
             .iter()
-            .map(|child| child.key.pid)
-            .chain([id.process.pid])
-        {
+            .filter(is_awaited)
+            .flat_map(|child| std::iter::once(child).chain(&child.engines_below))
+            .map(|child| (child.key.pid, child.condition))
+            .chain([(id.process.pid, loop_condition)]);
+        let mut held_until = episode.held_until;
+        let mut held = false;
+        for (known, condition) in concerned {
             let process = self.family.get(known);
             held_until = held_until.max(process.and_then(|process| process.held_until));
-            if process.is_some_and(|process| process.stopped.is_some()) {
-                held_until = Some(now);
-            }
+            let stopped = process.is_some_and(|process| process.stopped.is_some());
+            held |= stopped || condition == Condition::Held;
         }
-        if held_now(loop_condition) || children.iter().any(|child| held_now(child.condition)) {
+        // Up to this look if it was held at the last one: it was set free somewhere in between.
+        if held || episode.held {
             held_until = Some(now);
         }
-        let engine = children.iter().find(|child| {
-            child.engine == Some(true)
-                && match awaited {
-                    Awaited::Process(number) => {
-                        child.ns_pid.map(|ns| ns.0) == u32::try_from(number).ok()
-                    }
-                    Awaited::PidFd(_) => Some(child.key.pid) == episode.pidfd_child,
-                    Awaited::Any | Awaited::Group(_) => true,
-                }
-        });
+        let engine = children
+            .iter()
+            .filter(is_awaited)
+            .find(|child| child.engine == Some(true));
         let engine = engine.map(|child| child.key.pid);
         let facts = WaitFacts {
             start: episode.start,
@@ -225,6 +229,13 @@ impl Sentinel {
             guards: Guards::default(),
         };
         let guards = self.guards(id.process, now);
+        if let Some(episode) = self
+            .loops
+            .get_mut(&tid)
+            .and_then(|watched| watched.episode.as_mut())
+        {
+            episode.held = held;
+        }
         Some((WaitFacts { guards, ..facts }, engine))
     }
 
@@ -322,7 +333,7 @@ impl Sentinel {
             }
         }
         if let (Some(held), Some(stall)) = (struck, watched.stall.as_mut()) {
-            stall.cause_of_action = Some(stall.cause.clone());
+            stall.cause_of_action = Some((stall.cause.clone(), stall.cause_at));
             stall.strikes.push(Struck {
                 child: held,
                 exe,

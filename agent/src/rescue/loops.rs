@@ -38,8 +38,11 @@ pub(super) struct Stall {
     pub(super) since: Mono,
     pub(super) lower_bound: bool,
     pub(super) cause: Cause,
-    /// What it was stuck on when we signalled: the cause of a rescued stall, whatever the loop caught up with afterwards.
-    pub(super) cause_of_action: Option<Cause>,
+    /// When that was seen.
+    pub(super) cause_at: Mono,
+    /// What it was stuck on when we signalled, and when that was seen: the cause of a rescued stall, whatever the loop caught
+    /// up with afterwards.
+    pub(super) cause_of_action: Option<(Cause, Mono)>,
     pub(super) accounts: Option<Accounts>,
     pub(super) next_look: Mono,
     /// Signals we sent in this stall.
@@ -76,6 +79,8 @@ pub(super) struct Episode {
     pub(super) next_look: Option<Mono>,
     pub(super) termed: Option<Mono>,
     pub(super) held_until: Option<Mono>,
+    /// Somebody was held at the last look.
+    pub(super) held: bool,
     /// Throttling of the loop's cgroup when the episode was first looked at.
     pub(super) throttled_before: Option<Duration>,
     /// Refusals already told in this episode.

@@ -141,16 +141,15 @@ impl Sentinel {
 
     /// Watches processes from now on, and all that descends from them.
     pub(super) fn watch(&mut self, processes: &[(Pid, usize)]) {
-        let exact: HashMap<Pid, u64> = self
-            .sensor
-            .list()
-            .into_iter()
-            .map(|task| (task.pid, task.start_ns))
-            .collect();
+        let exact = self.exact_starts();
         for (pid, target) in processes {
             self.follow(*pid, *target, &exact);
         }
-        // After the processes are known, so that a child made in between is either reported or found.
+        // After the processes are known, so that a child made in between is either reported or found; and at once, so that no
+        // signal to a child of a loop that is told to be watched goes unseen.
+        let listed = self.sensor.list();
+        let listed: Vec<(Pid, Pid)> = listed.iter().map(|task| (task.pid, task.parent)).collect();
+        self.follow_descendants(&listed);
         self.ask(Question::Scan { appraise: false });
     }
 
@@ -370,7 +369,20 @@ impl Sentinel {
                 self.process_ended(key, clock::now(), EndedBy::Exit);
             }
         }
-        let mut exact = None;
+        self.follow_descendants(processes);
+    }
+
+    /// Start times as exact as the kernel has them; none where that cannot be asked.
+    fn exact_starts(&mut self) -> HashMap<Pid, u64> {
+        let listed = self.sensor.list();
+        listed
+            .into_iter()
+            .map(|task| (task.pid, task.start_ns))
+            .collect()
+    }
+
+    /// Follows what descends from known processes, given every process and its parent.
+    fn follow_descendants(&mut self, processes: &[(Pid, Pid)]) {
         loop {
             let found: Vec<(Pid, usize)> = processes
                 .iter()
@@ -380,23 +392,18 @@ impl Sentinel {
                 .filter(|(_, parent)| parent.engine != Some(true))
                 .map(|(pid, parent)| (pid, parent.target))
                 .collect();
+            if found.is_empty() {
+                return;
+            }
             let before = self.family.iter().count();
+            let exact = self.exact_starts();
             for (pid, target) in found {
-                let exact = exact.get_or_insert_with(|| {
-                    self.sensor
-                        .list()
-                        .into_iter()
-                        .map(|task| (task.pid, task.start_ns))
-                        .collect::<HashMap<_, _>>()
-                });
-                let exact = std::mem::take(exact);
                 self.follow(pid, target, &exact);
             }
             // One generation a round, until a round adds nobody.
             if self.family.iter().count() == before {
-                break;
+                return;
             }
-            exact = None;
         }
     }
 

@@ -8,6 +8,7 @@ use super::loops::{Loop, Stall};
 use super::sentinel::Sentinel;
 use crate::kernel::clock;
 use crate::kernel::syscalls;
+use crate::kernel::thread_call::{ThreadCall, thread_call};
 use crate::pipeline::classify::classify;
 use crate::pipeline::event::{Beat, PollClass, Poller};
 use crate::pipeline::recognise::{Recognised, recognise};
@@ -108,17 +109,17 @@ impl Sentinel {
     }
 
     fn recognised(&mut self, tid: Tid, own: Poller, now: Mono) {
+        let Some(poller) = self
+            .loops
+            .get(&tid)
+            .and_then(|watched| poller(watched, own))
+        else {
+            return;
+        };
         self.sensor.set_own(tid, own);
         let way = self.sensor.plan().way;
         let Some(watched) = self.loops.get_mut(&tid) else {
             return;
-        };
-        let number = watched.last.as_ref().map_or(0, |reading| reading.syscall);
-        let poller = match (syscalls::known(i64::from(number)), own.class) {
-            (Some(name), _) if number != 0 => name,
-            (_, PollClass::Epoll) => "epoll",
-            (_, PollClass::Poll) => "poll",
-            (_, PollClass::Select) => "select",
         };
         let process = self.family.get(watched.id.process.pid);
         let target = self.settings.targets.get(watched.target);
@@ -200,6 +201,7 @@ impl Sentinel {
             lower_bound,
             cause,
             cause_of_action: None,
+            cause_at: now,
             accounts,
             next_look: now.plus(SECOND_LOOK),
             strikes: Vec::new(),
@@ -244,14 +246,14 @@ impl Sentinel {
         let child = self.child_cause(watched, now);
         let (facts, accounts) = look(watched.id, reading, stall.accounts, child, now);
         let mut cause = classify(&facts);
-        if let (None, Some(child)) = (&cause.child, &stall.cause.child)
+        if let (None, Some(child)) = (&cause.child, aged(stall, now).child)
             && cause.kind == stall.cause.kind
-            && watched.still_awaits(child)
+            && watched.still_awaits(&child)
         {
             // It has ended, and a wait that naps has not looked yet.
             cause.child = Some(ChildCause {
                 state: "zombie".to_owned(),
-                ..child.clone()
+                ..child
             });
         }
         let info = watched.info.clone();
@@ -269,6 +271,7 @@ impl Sentinel {
             differs(&stall.cause, &cause) && cause.kind != crate::pipeline::CauseKind::Unknown;
         if news {
             stall.cause = cause;
+            stall.cause_at = now;
             let view = view_of(stall, now);
             if let Some(info) = info {
                 self.tell(Notice::StallUpdated { info, view });
@@ -311,8 +314,9 @@ impl Sentinel {
                     .ended
                     .is_some_and(|ended| at.since(ended) <= RESCUED_WITHIN)
             });
-        if let (true, Some(cause)) = (rescued, stall.cause_of_action.take()) {
+        if let (true, Some((cause, seen))) = (rescued, stall.cause_of_action.take()) {
             stall.cause = cause;
+            stall.cause_at = seen;
         }
         let view = view_of(&stall, at);
         self.tell(Notice::StallClosed {
@@ -394,13 +398,49 @@ impl Sentinel {
     }
 }
 
+/// The name of the call a loop polls with; `None` if the next look will know better.
+fn poller(watched: &Loop, own: Poller) -> Option<&'static str> {
+    let class = match own.class {
+        PollClass::Epoll => "epoll",
+        PollClass::Poll => "poll",
+        PollClass::Select => "select",
+    };
+    let reading = watched.last.as_ref();
+    let mut number = reading.map_or(0, |reading| i64::from(reading.syscall));
+    if number == 0 {
+        // It was in its poll before any hook was there.
+        match thread_call(watched.id.process.pid, watched.id.tid) {
+            Ok(ThreadCall::In { number: found, .. }) => number = found,
+            // It has just left that poll, and enters the next one under the eyes of a hook.
+            Ok(ThreadCall::Running)
+                if reading.is_some_and(|reading| matches!(reading.beat, Beat::Polling { .. })) =>
+            {
+                return None;
+            }
+            _ => {}
+        }
+    }
+    let name = syscalls::known(number).filter(|name| name.contains(class));
+    Some(name.unwrap_or(class))
+}
+
+/// The cause with the ages of the moment a line is about, not of the look that found it.
+fn aged(stall: &Stall, at: Mono) -> Cause {
+    let mut cause = stall.cause.clone();
+    if let Some(child) = &mut cause.child {
+        let older = at.since(stall.cause_at).as_secs_f64() * 1000.0;
+        child.told_to_end_ms_ago = child.told_to_end_ms_ago.map(|age| age + older);
+    }
+    cause
+}
+
 fn view_of(stall: &Stall, at: Mono) -> StallView {
     StallView {
         incident: stall.incident,
         at,
         busy: at.since(stall.since),
         busy_is_lower_bound: stall.lower_bound,
-        cause: stall.cause.clone(),
+        cause: aged(stall, at),
         stack: None,
     }
 }

@@ -23,15 +23,22 @@ fn main() {
         }
         return;
     }
-    let arguments = Arguments::from_args();
-    if let Err(error) = harness::make_programs() {
+    let mut arguments = Arguments::from_args();
+    if let Err(error) = harness::make_programs().and_then(|()| harness::shared::make_keepers()) {
         eprintln!("{error:#}");
         std::process::exit(1);
     }
     let full = std::env::var_os("LOOPWARDEN_FULL").is_some_and(|value| value == "1");
     let cases = left_out::without(cases::all(), arguments.list);
     let trials = cases.into_iter().map(|case| case.trial(full)).collect();
+    // Tests mostly wait for the kernel to attach and detach hooks, not for a processor.
+    arguments.test_threads = arguments.test_threads.or(Some(8));
     let conclusion = libtest_mimic::run(&arguments, trials);
+    let ended = harness::shared::end();
     harness::remove_programs();
+    if let Err(error) = ended {
+        eprintln!("ending the shared agents: {error:#}");
+        std::process::exit(101);
+    }
     conclusion.exit();
 }

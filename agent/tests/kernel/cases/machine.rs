@@ -18,7 +18,7 @@ pub(super) fn cases() -> Vec<Case> {
             )
         }),
         Case::new("machine::agent", || {
-            ends_with(Command::new(watch::agent()).arg("--version"), 0)
+            ends_with(Command::new(watch::binary()).arg("--version"), 0)
         }),
     ];
     if in_vm() {

@@ -3,7 +3,14 @@
 use anyhow::Result;
 use libtest_mimic::Trial;
 
+mod command;
+mod guards;
+mod held;
+mod identity;
+mod late;
 mod machine;
+mod recognition;
+mod refusals;
 mod rescue;
 
 /// A test.
@@ -43,8 +50,16 @@ impl Case {
 
 /// All of them.
 pub(crate) fn all() -> Vec<Case> {
-    [machine::cases(), rescue::cases()]
-        .into_iter()
-        .flatten()
-        .collect()
+    let subjects = [
+        command::cases(),
+        guards::cases(),
+        held::cases(),
+        identity::cases(),
+        late::cases(),
+        machine::cases(),
+        recognition::cases(),
+        refusals::cases(),
+        rescue::cases(),
+    ];
+    subjects.into_iter().flatten().collect()
 }

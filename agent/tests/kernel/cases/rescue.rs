@@ -1,12 +1,14 @@
 //! The main job: a wedged engine that was told to end is killed, and only it, and the loop is back.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::Case;
 use crate::harness::alive;
 use crate::harness::line::Line;
-use crate::harness::scene::Scene;
+use crate::harness::scene::{ENFORCE, Scene};
+use crate::harness::shared::Grace;
 use crate::harness::victim::Victim;
+use crate::harness::{ENGINE, HELPER};
 
 /// Every way of waiting that counts.
 const WAYS: [&str; 5] = ["wait4", "waitid", "pidfd_waitid", "pidfd_poll", "naps"];
@@ -14,38 +16,63 @@ const WAYS: [&str; 5] = ["wait4", "waitid", "pidfd_waitid", "pidfd_poll", "naps"
 pub(super) fn cases() -> Vec<Case> {
     let ways = WAYS
         .into_iter()
-        .map(|way| Case::new(format!("rescue::{way}"), move || rescued(way, "200ms", 200)));
+        .map(|way| Case::new(format!("rescue::{way}"), move || rescued(way, Grace::Usual)));
     ways.chain([
-        Case::new("rescue::grace_0s", || rescued("wait4", "0s", 0)),
-        Case::new("rescue::grace_20ms", || rescued("wait4", "20ms", 20)),
+        Case::new("rescue::grace_0s", || rescued("wait4", Grace::Zero)),
+        Case::new("rescue::grace_20ms", || rescued("wait4", Grace::Short)),
+        Case::new("rescue::a_loop_older_than_the_agent", older_than_the_agent),
         Case::new("rescue::any_child_of_one", any_child_of_one),
         Case::new(
-            "rescue::told_during_the_wait",
-            told_before_the_wait_only_counts_from_the_wait,
+            "rescue::told_long_before_the_wait",
+            told_long_before_the_wait,
         ),
         Case::new("rescue::observe_mode_only_says_so", observed),
     ])
     .collect()
 }
 
-fn rescued(way: &'static str, grace: &str, grace_ms: u64) -> Result<()> {
-    let mut scene = Scene::enforcing(grace)?;
-    scene.add_bystanders()?;
-    let engine = scene.add_engine()?;
+fn rescued(way: &str, grace: Grace) -> Result<()> {
+    wedge_and_end(Scene::enforcing(grace)?, way, grace.ns())
+}
+
+/// Loop, engine and bystanders were there before the agent.
+fn older_than_the_agent() -> Result<()> {
+    let mut victim = Victim::start(&["loop", "epoll_wait"])?;
+    let mut others = Vec::new();
+    for (name, program) in [("helper", HELPER), ("other-engine", ENGINE)] {
+        others.push((name, victim.spawn(name, "engine", program)?));
+    }
+    let engine = victim.spawn("engine", "engine", ENGINE)?;
+    let arguments = [&ENFORCE[..], &["--grace", "200ms"]].concat();
+    let mut scene = Scene::with(victim, &arguments)?;
+    for (name, pid) in others {
+        scene.must_live(name, pid);
+        scene.victim.tell_to_end(name)?;
+    }
     scene.victim.tell_to_end("engine")?;
+    rescued_from(scene, engine, "wait4", 200_000_000)
+}
+
+fn wedge_and_end(mut scene: Scene, way: &str, grace_ns: u64) -> Result<()> {
+    scene.add_bystanders()?;
+    let engine = scene.add_wedged_engine()?;
+    rescued_from(scene, engine, way, grace_ns)
+}
+
+fn rescued_from(mut scene: Scene, engine: u32, way: &str, grace_ns: u64) -> Result<()> {
     let from = scene.victim.wait_for("engine", way)?;
-    let opened = scene.line("stall_opened")?;
     let action = scene.action()?;
     let waited = scene.victim.answer("waited")?;
-    let closed = scene.line("stall_closed")?;
+    let closed = scene.closed(&action)?;
+    let opened = scene.opened(&action)?;
 
     ensure!(
         waited == "Killed(9)",
         "the engine ended otherwise: {waited}"
     );
-    is_wait_for(&opened, engine)?;
+    is_wait_for(opened, engine)?;
     ensure!(
-        action.text("/outcome") == "sent" && action.text("/signal") == "SIGKILL",
+        action.is_sent() && action.text("/signal") == "SIGKILL",
         "{action}"
     );
     ensure!(
@@ -53,10 +80,13 @@ fn rescued(way: &'static str, grace: &str, grace_ms: u64) -> Result<()> {
         "{action}"
     );
     ensure!(
-        action.mono_ns() >= from + grace_ms * 1_000_000,
-        "too early: {action}"
+        action.mono_ns() >= from + grace_ns,
+        "earlier than the grace after {from}: {action}"
     );
-    same_incident(&[&opened, &action, &closed])?;
+    ensure!(
+        [opened, &action, &closed].is_sorted_by_key(|line| line.mono_ns()),
+        "{opened}, {action}, {closed}"
+    );
     ensure!(
         closed.is_true("/rescued") && closed.text("/ended_by") == "poll",
         "{closed}"
@@ -72,6 +102,10 @@ fn is_wait_for(stall: &Line, engine: u32) -> Result<()> {
         "another child: {stall}"
     );
     ensure!(
+        stall.number("/cause/child/ns_pid") == Some(engine.into()),
+        "in no namespace: {stall}"
+    );
+    ensure!(
         stall.text("/cause/child/exe") == "query-engine-test",
         "{stall}"
     );
@@ -82,53 +116,27 @@ fn is_wait_for(stall: &Line, engine: u32) -> Result<()> {
     Ok(())
 }
 
-fn same_incident(lines: &[&Line]) -> Result<()> {
-    let first = lines.first().context("no lines")?;
-    for line in lines {
-        ensure!(
-            line.text("/incident") == first.text("/incident"),
-            "{line} belongs to another incident than {first}"
-        );
-    }
-    ensure!(
-        lines.is_sorted_by_key(|line| line.mono_ns()),
-        "out of order: {lines:?}"
-    );
-    Ok(())
-}
-
 /// `wait4(-1)` with a single child names it.
 fn any_child_of_one() -> Result<()> {
-    let mut scene = Scene::enforcing("100ms")?;
-    let engine = scene.add_engine()?;
-    scene.victim.tell_to_end("engine")?;
+    let mut scene = Scene::enforcing(Grace::Short)?;
+    let engine = scene.add_wedged_engine()?;
     scene.victim.wait_for("any", "wait4")?;
-    let action = scene.action()?;
-    ensure!(action.number("/child") == Some(engine.into()), "{action}");
-    ensure!(
-        scene.line("stall_closed")?.is_true("/rescued"),
-        "not rescued"
-    );
+    scene.rescued(engine)?;
     scene.end(&[(engine, "SIGKILL")]).map(|_| ())
 }
 
 /// The grace counts from the later of signal and wait: an engine told long ago still gets all of it.
-fn told_before_the_wait_only_counts_from_the_wait() -> Result<()> {
-    let mut scene = Scene::enforcing("300ms")?;
+fn told_long_before_the_wait() -> Result<()> {
+    let mut scene = Scene::enforcing(Grace::Usual)?;
     scene.add_bystanders()?;
-    let engine = scene.add_engine()?;
-    scene.victim.tell_to_end("engine")?;
+    let engine = scene.add_wedged_engine()?;
     // Longer than the grace.
     scene.victim.ask("idle 500", "idled")?;
     let from = scene.victim.wait_for("engine", "wait4")?;
-    let action = scene.action()?;
+    let action = scene.rescued(engine)?;
     ensure!(
-        action.mono_ns() >= from + 300_000_000,
+        action.mono_ns() >= from + Grace::Usual.ns(),
         "too early: {action}"
-    );
-    ensure!(
-        scene.line("stall_closed")?.is_true("/rescued"),
-        "not rescued"
     );
     scene.end(&[(engine, "SIGKILL")]).map(|_| ())
 }
@@ -138,8 +146,7 @@ fn observed() -> Result<()> {
     let victim = Victim::start(&["loop", "epoll_wait"])?;
     let mut scene = Scene::with(victim, &["--engine", "query-engine-*", "--grace", "50ms"])?;
     scene.add_bystanders()?;
-    let engine = scene.add_engine()?;
-    scene.victim.tell_to_end("engine")?;
+    let engine = scene.add_wedged_engine()?;
     scene.victim.wait_for("engine", "wait4")?;
     let action = scene.action()?;
     ensure!(
@@ -151,6 +158,6 @@ fn observed() -> Result<()> {
         "{action}"
     );
     alive::must_live("the engine", engine)?;
-    scene.free(engine)?;
+    scene.free(engine, &action)?;
     scene.end(&[]).map(|_| ())
 }

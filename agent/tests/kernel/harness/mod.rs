@@ -12,6 +12,7 @@ use tempfile::TempDir;
 pub(crate) mod alive;
 pub(crate) mod line;
 pub(crate) mod scene;
+pub(crate) mod shared;
 pub(crate) mod victim;
 pub(crate) mod watch;
 
@@ -21,6 +22,9 @@ pub(crate) const ENGINE: &str = "query-engine-test";
 pub(crate) const HELPER: &str = "helper-test";
 /// A shell between the loop and its engine.
 pub(crate) const SHELL: &str = "shell-test";
+
+/// A loop below a shared agent.
+pub(crate) const LOOP: &str = "loop-test";
 
 static PROGRAMS: OnceLock<TempDir> = OnceLock::new();
 
@@ -45,7 +49,7 @@ pub(crate) fn make_programs() -> Result<()> {
         .prefix("loopwarden-ktests-")
         .tempdir()
         .context("cannot make a folder for the victims")?;
-    for name in [ENGINE, HELPER, SHELL] {
+    for name in [ENGINE, HELPER, SHELL, LOOP] {
         link_to(&folder.path().join(name))?;
     }
     // Set once, here.

@@ -3,15 +3,18 @@
 use anyhow::{Context as _, Result, ensure};
 
 use super::line::Line;
+use super::shared::{self, Grace};
 use super::victim::Victim;
-use super::watch::{Options, Watch};
+use super::watch::{Agent, Options, Watch};
 use super::{ENGINE, HELPER, alive};
 
 /// What most tests need.
 pub(crate) struct Scene {
     pub(crate) victim: Victim,
     pub(crate) watch: Watch,
-    /// Children that must be alive at the end.
+    /// Unless it is a shared one.
+    agent: Option<Agent>,
+    /// Processes that must be alive at the end.
     untouched: Vec<(&'static str, u32)>,
 }
 
@@ -19,15 +22,24 @@ pub(crate) struct Scene {
 pub(crate) const ENFORCE: [&str; 3] = ["--enforce", "--engine", "query-engine-*"];
 
 impl Scene {
-    /// A loop on `epoll_wait` under an enforcing agent with that grace, recognised.
-    pub(crate) fn enforcing(grace: &str) -> Result<Self> {
-        Self::with(
-            Victim::start(&["loop", "epoll_wait"])?,
-            &[&ENFORCE[..], &["--grace", grace]].concat(),
-        )
+    /// A loop on `epoll_wait`, born under the enforcing agent with that grace, and recognised.
+    pub(crate) fn enforcing(grace: Grace) -> Result<Self> {
+        Self::enforcing_on(grace, &["loop", "epoll_wait"])
     }
 
-    /// A loop under an agent with these arguments, recognised.
+    /// The same for another kind of loop.
+    pub(crate) fn enforcing_on(grace: Grace, part: &[&str]) -> Result<Self> {
+        let (victim, watch) = shared::victim(grace, part)?;
+        Self {
+            victim,
+            watch,
+            agent: None,
+            untouched: Vec::new(),
+        }
+        .recognised()
+    }
+
+    /// A loop that was there before its own agent, recognised.
     pub(crate) fn with(victim: Victim, arguments: &[&str]) -> Result<Self> {
         Self::with_options(
             victim,
@@ -40,13 +52,20 @@ impl Scene {
 
     /// The same with all options of the agent.
     pub(crate) fn with_options(victim: Victim, options: &Options<'_>) -> Result<Self> {
-        let mut watch = Watch::start(&[victim.pid], options)?;
-        watch.next("the loop", |line| line.is("loop", victim.pid))?;
-        Ok(Self {
+        let (agent, watch) = Agent::start(&[victim.pid], options)?;
+        Self {
             victim,
             watch,
+            agent: Some(agent),
             untouched: Vec::new(),
-        })
+        }
+        .recognised()
+    }
+
+    fn recognised(mut self) -> Result<Self> {
+        self.watch.focus = Some(self.victim.pid);
+        self.line("loop")?;
+        Ok(self)
     }
 
     /// Adds an engine and another child of the loop, both told to end and both deaf to it: nobody waits for them, so nobody
@@ -55,18 +74,20 @@ impl Scene {
         for (name, program) in [("other-engine", ENGINE), ("helper", HELPER)] {
             let pid = self.victim.spawn(name, "engine", program)?;
             self.victim.tell_to_end(name)?;
-            self.untouched.push((name, pid));
+            self.must_live(name, pid);
         }
         Ok(())
     }
 
-    /// Adds a deaf engine.
-    pub(crate) fn add_engine(&mut self) -> Result<u32> {
-        self.add("engine", "engine", ENGINE)
+    /// Adds a deaf engine that was told to end.
+    pub(crate) fn add_wedged_engine(&mut self) -> Result<u32> {
+        let engine = self.add("engine", "engine", ENGINE)?;
+        self.victim.tell_to_end("engine")?;
+        Ok(engine)
     }
 
     /// Adds a child, and lets the loop go on for a moment.
-    pub(crate) fn add(&mut self, name: &'static str, kind: &str, program: &str) -> Result<u32> {
+    pub(crate) fn add(&mut self, name: &str, kind: &str, program: &str) -> Result<u32> {
         let pid = self.victim.spawn(name, kind, program)?;
         self.victim.ask("idle 20", "idled")?;
         Ok(pid)
@@ -77,12 +98,33 @@ impl Scene {
         self.untouched.push((name, pid));
     }
 
-    /// Waits for a refusal of this incident's action.
-    pub(crate) fn refusal(&mut self) -> Result<Line> {
+    /// Waits for a refused action in a wait for a child, and looks for some time whether it stays refused.
+    pub(crate) fn refusal(&mut self, refused_by: &str) -> Result<Line> {
         let pid = self.victim.pid;
-        self.watch.next("a refused action", |line| {
-            line.is("action", pid) && line.text("/outcome") == "refused"
-        })
+        let line = self
+            .watch
+            .next("a refused action", |line| line.is("action", pid))?;
+        ensure!(
+            line.text("/refused_by") == refused_by,
+            "expected {refused_by}: {line}"
+        );
+        let opened = self.opened(&line)?;
+        ensure!(opened.text("/cause/kind") == "child_wait", "{opened}");
+        // Refusals that can heal are looked at again every 50 ms.
+        let so_far = self.watch.seen().len();
+        self.watch.linger(200)?;
+        let acted = self
+            .watch
+            .seen()
+            .iter()
+            .skip(so_far)
+            .find(|line| line.is("action", pid) && line.text("/outcome") != "refused");
+        ensure!(
+            acted.is_none(),
+            "{line}, and then {}",
+            acted.map_or(String::new(), Line::to_string)
+        );
+        Ok(line)
     }
 
     /// Waits for an action other than a refusal.
@@ -99,11 +141,63 @@ impl Scene {
         self.watch.next(kind, |line| line.is(kind, pid))
     }
 
-    /// Ends a child from outside, and waits until the loop is back.
-    pub(crate) fn free(&mut self, child: u32) -> Result<Line> {
+    /// Waits for a stall of that cause. Starting a child can stall a loop too, on a busy machine.
+    pub(crate) fn stall(&mut self, cause: &str) -> Result<Line> {
+        let pid = self.victim.pid;
+        self.watch.next(&format!("a stall by {cause}"), |line| {
+            (line.is("stall_opened", pid) || line.is("stall_updated", pid))
+                && line.text("/cause/kind") == cause
+        })
+    }
+
+    /// Waits for the end of the incident of that line.
+    pub(crate) fn closed(&mut self, incident: &Line) -> Result<Line> {
+        let id = incident.text("/incident");
+        self.watch.next("the stall's end", |line| {
+            line.kind() == "stall_closed" && line.text("/incident") == id
+        })
+    }
+
+    /// How an incident that is known to have begun did begin.
+    pub(crate) fn opened(&self, incident: &Line) -> Result<&Line> {
+        let id = incident.text("/incident");
+        let opened = self
+            .watch
+            .seen()
+            .iter()
+            .find(|line| line.kind() == "stall_opened" && line.text("/incident") == id);
+        opened.with_context(|| format!("an incident without a beginning: {incident}"))
+    }
+
+    /// Waits until the engine was killed and the loop is back, and checks that this is what is told.
+    pub(crate) fn rescued(&mut self, engine: u32) -> Result<Line> {
+        let action = self.action()?;
+        ensure!(
+            action.is_sent() && action.text("/signal") == "SIGKILL",
+            "{action}"
+        );
+        ensure!(
+            action.number("/child") == Some(engine.into()),
+            "another child than {engine}: {action}"
+        );
+        let closed = self.closed(&action)?;
+        ensure!(
+            closed.is_true("/rescued") && closed.text("/ended_by") == "poll",
+            "{closed}"
+        );
+        Ok(action)
+    }
+
+    /// Ends the child of an incident from outside, and waits until the loop is back.
+    pub(crate) fn free(&mut self, child: u32, incident: &Line) -> Result<Line> {
         alive::signal(child, libc::SIGKILL)?;
+        self.freed(incident)
+    }
+
+    /// Waits until the loop is back without the agent's doing.
+    pub(crate) fn freed(&mut self, incident: &Line) -> Result<Line> {
         self.victim.answer("waited")?;
-        let closed = self.line("stall_closed")?;
+        let closed = self.closed(incident)?;
         ensure!(
             !closed.is_true("/rescued"),
             "credited for what others did: {closed}"
@@ -111,47 +205,52 @@ impl Scene {
         Ok(closed)
     }
 
-    /// Ends loop and agent, and checks that exactly these actions were taken and that nobody else was touched.
-    pub(crate) fn end(self, sent: &[(u32, &str)]) -> Result<Vec<Line>> {
+    /// Ends loop and agent, and checks that exactly these signals were sent and that nobody else was touched.
+    pub(crate) fn end(mut self, sent: &[(u32, &str)]) -> Result<Vec<Line>> {
         for (name, pid) in &self.untouched {
             alive::must_live(name, *pid)?;
         }
         let pid = self.victim.pid;
         self.victim.quit()?;
-        let lines = self.watch.finish()?;
-        let found: Vec<(u32, String)> = lines
-            .iter()
-            .filter(|line| line.is_sent())
-            .map(|line| {
-                let child = line
-                    .number("/child")
-                    .and_then(|child| u32::try_from(child).ok());
-                Ok((
-                    child.context("an action without a child")?,
-                    line.text("/signal").to_owned(),
-                ))
-            })
-            .collect::<Result<_>>()?;
-        let sent: Vec<(u32, String)> = sent
-            .iter()
-            .map(|(child, signal)| (*child, (*signal).to_owned()))
+        let lines = if let Some(agent) = self.agent {
+            agent.finish(self.watch)?
+        } else {
+            self.watch
+                .next("the summary", |line| line.is("summary", pid))?;
+            self.watch.seen().to_vec()
+        };
+        let own: Vec<Line> = lines
+            .into_iter()
+            .filter(|line| line.number("/pid") == Some(pid.into()))
             .collect();
-        ensure!(found == sent, "sent {found:?} instead of {sent:?}");
-        let summary = lines
+        was_sent(&own, sent)?;
+        let summary = own
             .iter()
             .find(|line| line.is("summary", pid))
             .context("no summary")?;
-        let told = summary.number("/actions").context("no count of actions")?;
-        let counted = lines
+        let counted = own
             .iter()
-            .filter(|line| {
-                line.is("action", pid) && matches!(line.text("/outcome"), "sent" | "would_send")
-            })
+            .filter(|line| matches!(line.text("/outcome"), "sent" | "would_send"))
             .count();
         ensure!(
-            u64::try_from(counted)? == told,
-            "the summary counts {told} actions instead of {counted}"
+            summary.number("/actions") == u64::try_from(counted).ok(),
+            "{counted} actions, and not {summary}"
         );
-        Ok(lines)
+        Ok(own)
     }
+}
+
+/// Fails unless exactly these signals were sent.
+pub(crate) fn was_sent(lines: &[Line], expected: &[(u32, &str)]) -> Result<()> {
+    let sent: Vec<(Option<u64>, &str)> = lines
+        .iter()
+        .filter(|line| line.is_sent())
+        .map(|line| (line.number("/child"), line.text("/signal")))
+        .collect();
+    let expected: Vec<(Option<u64>, &str)> = expected
+        .iter()
+        .map(|(child, signal)| (Some(u64::from(*child)), *signal))
+        .collect();
+    ensure!(sent == expected, "sent {sent:?} instead of {expected:?}");
+    Ok(())
 }

@@ -1,31 +1,49 @@
 //! A victim as its test holds it: commands go in, answers come out, and it ends with the test.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read, Write};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
-use rustix::process::{Signal, set_parent_process_death_signal};
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, set_parent_process_death_signal};
 
 use super::limit;
-use crate::sys;
+use crate::sys::{self, PollCall};
 use crate::victim::FLAG;
 
 /// A running victim.
 pub(crate) struct Victim {
-    child: Child,
-    input: Option<ChildStdin>,
+    life: Life,
+    input: Option<Box<dyn Write + Send>>,
     answers: Receiver<String>,
     /// Id of the loop's process: another one than that of the started program if that is only around it.
     pub(crate) pid: u32,
+}
+
+/// How a victim ends.
+enum Life {
+    /// It is ours.
+    Child(Child),
+    /// It belongs to a keeper.
+    Kept(OwnedFd),
 }
 
 impl Victim {
     /// Starts this program in a part, and waits until it says that it is ready.
     pub(crate) fn start(part: &[&str]) -> Result<Self> {
         let mut victim = Self::start_unready(part)?;
+        victim.answer("ready")?;
+        Ok(victim)
+    }
+
+    /// Starts a loop in a PID namespace of its own.
+    pub(crate) fn start_nested(poller: &str) -> Result<Self> {
+        let mut victim = Self::start_unready(&["nest", poller])?;
+        victim.pid = victim.answer("nested")?.parse()?;
         victim.answer("ready")?;
         Ok(victim)
     }
@@ -44,29 +62,31 @@ impl Victim {
         let mut child = command
             .spawn()
             .with_context(|| format!("cannot start {part:?}"))?;
-        let input = child.stdin.take();
-        let out = child.stdout.take().context("no stdout")?;
-        let (sender, answers) = channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(out).lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
+        let input = child.stdin.take().context("no stdin")?;
+        let answers = answers(child.stdout.take().context("no stdout")?);
         let pid = child.id();
         Ok(Self {
-            child,
-            input,
+            life: Life::Child(child),
+            input: Some(Box::new(input)),
             answers,
             pid,
         })
     }
 
-    /// Starts a loop in a PID namespace of its own.
-    pub(crate) fn start_nested(poller: &str) -> Result<Self> {
-        let mut victim = Self::start_unready(&["nest", poller])?;
-        victim.pid = victim.answer("nested")?.parse()?;
+    /// One that a keeper started and that has connected.
+    pub(super) fn connected(stream: UnixStream, pid: u32) -> Result<Self> {
+        let raw = i32::try_from(pid)
+            .ok()
+            .and_then(Pid::from_raw)
+            .context("no process id")?;
+        let pidfd = pidfd_open(raw, PidfdFlags::empty()).context("cannot hold the victim")?;
+        let answers = answers(stream.try_clone()?);
+        let mut victim = Self {
+            life: Life::Kept(pidfd),
+            input: Some(Box::new(stream)),
+            answers,
+            pid,
+        };
         victim.answer("ready")?;
         Ok(victim)
     }
@@ -128,18 +148,44 @@ impl Victim {
     pub(crate) fn quit(mut self) -> Result<()> {
         self.tell("quit")?;
         self.input = None;
-        let status = self.child.wait().context("cannot wait for the victim")?;
-        if !status.success() {
-            bail!("the victim ended with {status}");
+        match &mut self.life {
+            Life::Child(child) => {
+                let status = child.wait().context("cannot wait for the victim")?;
+                ensure!(status.success(), "the victim ended with {status}");
+            }
+            Life::Kept(pidfd) => {
+                sys::wait_readable(PollCall::Poll, None, pidfd.as_fd(), -1).map(|_| ())?
+            }
         }
         Ok(())
     }
 }
 
+/// Reads answers, one a line, on a thread of its own.
+fn answers(from: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, answers) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    answers
+}
+
 impl Drop for Victim {
     fn drop(&mut self) {
         // After a failed test, or where the test has killed it; its children die with it.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        match &mut self.life {
+            Life::Child(child) => {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            Life::Kept(pidfd) => {
+                #[expect(clippy::disallowed_methods, reason = "ends a victim of the test")]
+                let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
+            }
+        }
     }
 }

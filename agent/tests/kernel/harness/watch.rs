@@ -1,15 +1,17 @@
 //! The real agent, and its lines as they come.
 
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use tempfile::TempDir;
 
 use super::line::Line;
-use super::{alive, limit};
+use super::{alive, limit, slowness};
 use crate::sys;
 
 /// How a test's agent is started.
@@ -20,59 +22,89 @@ pub(crate) struct Options<'a> {
     /// `LOOPWARDEN_PLAN`.
     pub(crate) plan: Option<&'a str>,
     /// The folder of locks and budgets of another agent.
-    pub(crate) run_dir: Option<&'a std::path::Path>,
+    pub(crate) run_dir: Option<&'a Path>,
 }
 
 /// A running `loopwarden watch --json`.
-pub(crate) struct Watch {
+pub(crate) struct Agent {
     child: Child,
-    lines: Receiver<Result<Line>>,
-    seen: Vec<Line>,
+    readers: Readers,
     errors: Option<std::thread::JoinHandle<String>>,
     run_dir: TempDir,
 }
 
+/// Everybody who reads an agent's lines.
+#[derive(Clone, Default)]
+struct Readers(Arc<Mutex<Vec<Sender<Result<Line, String>>>>>);
+
+impl Readers {
+    fn add(&self) -> Watch {
+        let (sender, lines) = channel();
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(sender);
+        Watch {
+            lines,
+            seen: Vec::new(),
+            focus: None,
+        }
+    }
+
+    fn tell(&self, line: &Result<Line, String>) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|reader| reader.send(line.clone()).is_ok());
+    }
+
+    fn end(&self) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+}
+
 /// The agent's binary.
-pub(crate) fn agent() -> std::ffi::OsString {
+pub(crate) fn binary() -> std::ffi::OsString {
     std::env::var_os("LOOPWARDEN_BIN")
         .unwrap_or_else(|| env!("CARGO_BIN_EXE_loopwarden").to_owned().into())
 }
 
-impl Watch {
-    /// Starts it on processes.
-    pub(crate) fn start(pids: &[u32], options: &Options<'_>) -> Result<Self> {
-        let run_dir = tempfile::tempdir().context("no folder for locks and budgets")?;
-        let mut command = Command::new(agent());
+impl Agent {
+    /// Starts it on processes; the first reader misses no line.
+    pub(crate) fn start(pids: &[u32], options: &Options<'_>) -> Result<(Self, Watch)> {
+        let mut command = Command::new(binary());
         command.args(["watch", "--json"]).args(options.arguments);
         for pid in pids {
             command.args(["--pid", &pid.to_string()]);
         }
-        // A folder that only root may write, as the agent wants it.
-        command.env(
-            "LOOPWARDEN_RUN_DIR",
-            options.run_dir.unwrap_or(run_dir.path()),
-        );
         match options.plan {
             Some(plan) => command.env("LOOPWARDEN_PLAN", plan),
             None => command.env_remove("LOOPWARDEN_PLAN"),
         };
-        Self::spawn(command, run_dir)
+        Self::spawn(command, options.run_dir)
     }
 
     /// Starts it with a command of its own to watch.
-    pub(crate) fn start_command(arguments: &[&str], command_line: &[&str]) -> Result<Self> {
-        let run_dir = tempfile::tempdir().context("no folder for locks and budgets")?;
-        let mut command = Command::new(agent());
+    pub(crate) fn start_command(
+        arguments: &[&str],
+        command_line: &[&str],
+    ) -> Result<(Self, Watch)> {
+        let mut command = Command::new(binary());
         command
             .args(["watch", "--json"])
             .args(arguments)
             .arg("--")
             .args(command_line);
-        command.env("LOOPWARDEN_RUN_DIR", run_dir.path());
-        Self::spawn(command, run_dir)
+        Self::spawn(command, None)
     }
 
-    fn spawn(mut command: Command, run_dir: TempDir) -> Result<Self> {
+    fn spawn(mut command: Command, shared: Option<&Path>) -> Result<(Self, Watch)> {
+        // Only root may write it, as the agent wants it.
+        let run_dir = tempfile::tempdir().context("no folder for locks and budgets")?;
+        command.env("LOOPWARDEN_RUN_DIR", shared.unwrap_or(run_dir.path()));
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -80,16 +112,17 @@ impl Watch {
         let mut child = command.spawn().context("cannot start the agent")?;
         let out = child.stdout.take().context("no stdout")?;
         let mut err = child.stderr.take().context("no stderr")?;
-        let (sender, lines) = channel();
+        let readers = Readers::default();
+        let first = readers.add();
+        let told = readers.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(out).lines() {
                 let line = line
                     .context("cannot read the agent's lines")
                     .and_then(|line| Line::parse(&line));
-                if sender.send(line).is_err() {
-                    return;
-                }
+                told.tell(&line.map_err(|error| format!("{error:#}")));
             }
+            told.end();
         });
         let errors = std::thread::spawn(move || {
             let mut text = String::new();
@@ -97,50 +130,25 @@ impl Watch {
             let _ = err.read_to_string(&mut text);
             text
         });
-        Ok(Self {
-            child,
-            lines,
-            seen: Vec::new(),
-            errors: Some(errors),
-            run_dir,
-        })
+        Ok((
+            Self {
+                child,
+                readers,
+                errors: Some(errors),
+                run_dir,
+            },
+            first,
+        ))
+    }
+
+    /// Another reader, from here on.
+    pub(crate) fn reader(&self) -> Watch {
+        self.readers.add()
     }
 
     /// Its folder of locks and budgets.
-    pub(crate) fn run_dir(&self) -> &std::path::Path {
+    pub(crate) fn run_dir(&self) -> &Path {
         self.run_dir.path()
-    }
-
-    /// Waits for the next line for which `wanted` holds.
-    pub(crate) fn next(&mut self, what: &str, wanted: impl Fn(&Line) -> bool) -> Result<Line> {
-        let from = self.seen.len();
-        let end = sys::mono_ns() + u64::try_from(limit().as_nanos())?;
-        loop {
-            let left = Duration::from_nanos(end.saturating_sub(sys::mono_ns()));
-            match self.lines.recv_timeout(left) {
-                Ok(line) => {
-                    let line = line?;
-                    self.seen.push(line.clone());
-                    if wanted(&line) {
-                        return Ok(line);
-                    }
-                }
-                Err(why) => {
-                    let lines = self.since(from);
-                    bail!("waited in vain for {what} ({why}); since then:\n{lines}");
-                }
-            }
-        }
-    }
-
-    fn since(&self, from: usize) -> String {
-        let lines: Vec<String> = self.seen.iter().skip(from).map(Line::to_string).collect();
-        lines.join("\n")
-    }
-
-    /// All lines up to now.
-    pub(crate) fn seen(&self) -> &[Line] {
-        &self.seen
     }
 
     /// Asks it to end.
@@ -148,41 +156,21 @@ impl Watch {
         alive::signal(self.child.id(), libc::SIGINT)
     }
 
-    /// Reads to the end, which must come by itself, and checks every line. Returns all lines, how the agent ended and what it
-    /// wrote for people.
-    pub(crate) fn end(mut self) -> Result<(Vec<Line>, ExitStatus, String)> {
-        let end = sys::mono_ns() + u64::try_from(limit().as_nanos())?;
-        loop {
-            let left = Duration::from_nanos(end.saturating_sub(sys::mono_ns()));
-            match self.lines.recv_timeout(left) {
-                Ok(line) => self.seen.push(line?),
-                Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
-                Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
-                    bail!("the agent does not end; its lines:\n{}", self.since(0))
-                }
-            }
-        }
+    /// Waits for its end. Returns how it ended and what it wrote for people.
+    pub(crate) fn status(&mut self) -> Result<(ExitStatus, String)> {
         let status = self.child.wait().context("cannot wait for the agent")?;
         let errors = self
             .errors
             .take()
             .and_then(|thread| thread.join().ok())
             .unwrap_or_default();
-        for line in &self.seen {
-            line.check()?;
-        }
-        let lost = self.seen.iter().find(|line| line.kind() == "lost");
-        ensure!(
-            lost.is_none(),
-            "the agent lost something: {}",
-            lost.map_or(String::new(), Line::to_string)
-        );
-        Ok((std::mem::take(&mut self.seen), status, errors))
+        Ok((status, errors))
     }
 
-    /// The same, for an agent whose target has ended.
-    pub(crate) fn finish(self) -> Result<Vec<Line>> {
-        let (lines, status, errors) = self.end()?;
+    /// Reads to the end, which must come because its target has ended.
+    pub(crate) fn finish(mut self, watch: Watch) -> Result<Vec<Line>> {
+        let lines = watch.to_the_end()?;
+        let (status, errors) = self.status()?;
         ensure!(status.success(), "the agent ended with {status}: {errors}");
         let last = lines.last().context("no line at all")?;
         ensure!(
@@ -193,12 +181,93 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for Agent {
     fn drop(&mut self) {
         // After a failed test; one that has ended was waited for already.
         if matches!(self.child.try_wait(), Ok(None)) {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
+    }
+}
+
+/// The lines of an agent, one after another.
+pub(crate) struct Watch {
+    lines: Receiver<Result<Line, String>>,
+    seen: Vec<Line>,
+    /// Whose lines explain a failure; all if it is not said.
+    pub(crate) focus: Option<u32>,
+}
+
+impl Watch {
+    fn receive(&mut self, end: u64) -> Result<Line, Result<RecvTimeoutError>> {
+        let left = Duration::from_nanos(end.saturating_sub(sys::mono_ns()));
+        let line = self.lines.recv_timeout(left).map_err(Ok)?;
+        let line = line.map_err(|error| Err(anyhow!(error)))?;
+        line.check().map_err(Err)?;
+        if line.kind() == "lost" {
+            return Err(Err(anyhow!("the agent lost something: {line}")));
+        }
+        self.seen.push(line.clone());
+        Ok(line)
+    }
+
+    /// Waits for the next line for which `wanted` holds. Every line on the way is checked.
+    pub(crate) fn next(&mut self, what: &str, wanted: impl Fn(&Line) -> bool) -> Result<Line> {
+        let from = self.seen.len();
+        let end = sys::mono_ns() + u64::try_from(limit().as_nanos())?;
+        loop {
+            match self.receive(end) {
+                Ok(line) if wanted(&line) => return Ok(line),
+                Ok(_) => {}
+                Err(Err(error)) => return Err(error),
+                Err(Ok(why)) => bail!(
+                    "waited in vain for {what} ({why}); since then:\n{}",
+                    self.since(from)
+                ),
+            }
+        }
+    }
+
+    /// Reads all lines until the agent's end.
+    pub(crate) fn to_the_end(mut self) -> Result<Vec<Line>> {
+        let end = sys::mono_ns() + u64::try_from(limit().as_nanos())?;
+        loop {
+            match self.receive(end) {
+                Ok(_) => {}
+                Err(Ok(RecvTimeoutError::Disconnected)) => return Ok(self.seen),
+                Err(Ok(RecvTimeoutError::Timeout)) => {
+                    bail!("the agent does not end; its lines:\n{}", self.since(0))
+                }
+                Err(Err(error)) => return Err(error),
+            }
+        }
+    }
+
+    fn since(&self, from: usize) -> String {
+        let concerned = |line: &&Line| match self.focus {
+            Some(pid) => line.number("/pid") == Some(pid.into()),
+            None => true,
+        };
+        let lines = self.seen.iter().skip(from).filter(concerned);
+        lines.map(Line::to_string).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Reads for some time, in which something wrong would happen if it happened at all.
+    pub(crate) fn linger(&mut self, milliseconds: u64) -> Result<()> {
+        let end = sys::mono_ns() + milliseconds * 1_000_000 * u64::from(slowness());
+        loop {
+            match self.receive(end) {
+                Ok(_) => {}
+                Err(Ok(RecvTimeoutError::Timeout)) => return Ok(()),
+                Err(Ok(RecvTimeoutError::Disconnected)) => bail!("the agent has ended"),
+                Err(Err(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// All lines up to now.
+    pub(crate) fn seen(&self) -> &[Line] {
+        &self.seen
     }
 }

@@ -1,14 +1,15 @@
 //! How a loop starts its children.
 
-use std::io::Read as _;
+use std::io::{BufRead as _, Read as _};
 use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
-use super::FLAG;
+use super::{FLAG, looper::answer};
 use crate::sys;
 
 /// Starts a child of a kind from a program (this one under another name), and returns when it runs and is deaf.
@@ -37,7 +38,7 @@ fn start_with(program: &str, part: &[&str], namespaces: i32, deaf: bool) -> Resu
     command
         .arg(FLAG)
         .args(part)
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped());
     // SAFETY: the closure only makes system calls.
     unsafe {
@@ -61,8 +62,8 @@ fn start_with(program: &str, part: &[&str], namespaces: i32, deaf: bool) -> Resu
     let mut first = [0];
     out.read_exact(&mut first)
         .with_context(|| format!("{program} {part:?} did not get ready"))?;
-    // Kept open: a child that answers later must not end because nobody listens.
-    std::mem::forget(out);
+    // Kept open: a child must not end because nobody listens, nor a loop because its input ends.
+    std::mem::forget((out, child.stdin.take()));
     i32::try_from(child.id()).context("a process id beyond the kernel's own limit")
 }
 
@@ -79,4 +80,48 @@ fn contained(program: &str) -> Result<i32> {
 /// Ends this process when the one that started it does.
 pub(super) fn die_with_parent() -> Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL)).context("prctl(PR_SET_PDEATHSIG) failed")
+}
+
+/// Names the socket over which a victim of a keeper is told what to do.
+const SOCKET: &str = "LOOPWARDEN_TEST_SOCKET";
+
+/// Starts victims for tests, a command a line: socket, program, arguments. They connect to their test themselves.
+pub(super) fn keeper() -> Result<()> {
+    answer("ready");
+    for line in std::io::stdin().lock().lines() {
+        let line = line.context("reading the input failed")?;
+        // Ended ones are reaped when the next is started. None at all is fine.
+        while matches!(sys::wait4(-1, libc::WNOHANG), Ok(ended) if ended != sys::Waited::Nothing) {}
+        let mut words = line.split_whitespace();
+        let (socket, program) = words.next().zip(words.next()).context("no program")?;
+        let mut command = Command::new(program);
+        command
+            .args(words)
+            .env(SOCKET, socket)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        // SAFETY: the closure only makes a system call.
+        unsafe {
+            command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+        }
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot start {program}"))?;
+        answer(&format!("started {}", child.id()));
+    }
+    Ok(())
+}
+
+/// Takes the socket that a keeper named for standard input and output.
+pub(super) fn connect() -> Result<()> {
+    let Some(path) = std::env::var_os(SOCKET) else {
+        return Ok(());
+    };
+    let stream = UnixStream::connect(&path)
+        .with_context(|| format!("cannot connect to {}", path.display()))?;
+    rustix::stdio::dup2_stdin(&stream)?;
+    rustix::stdio::dup2_stdout(&stream)?;
+    // SAFETY: this process has one thread yet.
+    unsafe { std::env::remove_var(SOCKET) };
+    Ok(())
 }

@@ -1,5 +1,6 @@
 //! Engines, and what stands between them and the loop, or outside of both.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
@@ -32,17 +33,20 @@ pub(super) fn wrapper(engine: &str) -> Result<()> {
     Ok(())
 }
 
-/// Starts an engine and ends: the engine becomes the child of another.
+/// Starts an engine and ends: the engine becomes the child of another. Its id is left in a file beside the program.
 pub(super) fn orphan(engine: &str) -> Result<()> {
     let mut command = Command::new(engine);
     command
         .args([FLAG, "engine"])
         .stdin(Stdio::null())
         .stdout(Stdio::null());
-    let engine = command
+    let child = command
         .spawn()
         .with_context(|| format!("cannot start {engine}"))?;
-    answer(&format!("ready {}", engine.id()));
+    let note = Path::new(engine).with_file_name(format!("{}.orphan", std::process::id()));
+    std::fs::write(&note, child.id().to_string())
+        .with_context(|| format!("cannot write {}", note.display()))?;
+    answer("ready");
     Ok(())
 }
 

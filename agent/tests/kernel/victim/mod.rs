@@ -17,6 +17,7 @@ pub(crate) const FLAG: &str = "--victim";
 /// Plays the part that the arguments after [`FLAG`] name.
 pub(crate) fn play(arguments: &[String]) -> Result<()> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    children::connect()?;
     match words.as_slice() {
         ["loop", poller, rest @ ..] => looper::run(poller, rest),
         ["engine"] => engine::wedged(),
@@ -25,9 +26,13 @@ pub(crate) fn play(arguments: &[String]) -> Result<()> {
         ["orphan", engine] => engine::orphan(engine),
         ["tracer", pid] => engine::tracer(pid.parse()?),
         ["nest", poller] => engine::nest(poller),
+        ["keeper"] => children::keeper(),
         ["pool"] => threads::pool(),
         ["polls-once"] => threads::polls_once(),
-        ["exits", status] => std::process::exit(status.parse()?),
+        ["exits", status] => {
+            looper::answer(&format!("leaving with {status}"));
+            std::process::exit(status.parse()?)
+        }
         _ => bail!("no such part: {words:?}"),
     }
 }

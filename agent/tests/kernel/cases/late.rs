@@ -1,0 +1,163 @@
+//! Agents that come late, or see little: loops already stalled, PID namespaces, and no BPF at all.
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::Case;
+use crate::harness::scene::{ENFORCE, Scene, was_sent};
+use crate::harness::victim::Victim;
+use crate::harness::watch::Options;
+use crate::harness::{ENGINE, alive};
+
+/// Default of `unknown_grace`, as milliseconds of a stall.
+const UNKNOWN_GRACE_MS: f64 = 10_000.0;
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        Case::new("late::already_stalled", already_stalled),
+        Case::new("late::already_stalled_is_freed_in_two_steps", || {
+            two_steps(None)
+        })
+        .long(),
+        Case::new("late::pid_namespace", pid_namespace),
+        Case::new("late::sampling_notices", sampling),
+        Case::new("late::sampling_frees_in_two_steps", || {
+            two_steps(Some("sampling"))
+        })
+        .long(),
+    ]
+}
+
+fn arguments() -> Vec<&'static str> {
+    [&ENFORCE[..], &["--grace", "200ms"]].concat()
+}
+
+/// It is unknown who told whom before the agent came: nothing is done in the length of a stall.
+fn already_stalled() -> Result<()> {
+    let mut victim = Victim::start(&["loop", "epoll_wait"])?;
+    let engine = victim.spawn("engine", "engine", ENGINE)?;
+    victim.tell_to_end("engine")?;
+    victim.wait_for("engine", "wait4")?;
+    alive::until_state(victim.pid, 'S')?;
+    let mut scene = Scene::with(victim, &arguments())?;
+    let stall = scene.stall("child_wait")?;
+    ensure!(
+        stall.is_true("/busy_is_lower_bound"),
+        "how long it lasts is unknown: {stall}"
+    );
+    ensure!(
+        stall.number("/cause/child/pid") == Some(engine.into()),
+        "{stall}"
+    );
+    alive::must_live("the engine", engine)?;
+    scene.free(engine, &stall)?;
+    scene.end(&[]).map(|_| ())
+}
+
+/// SIGTERM after `unknown_grace`, SIGKILL a grace later.
+fn two_steps(plan: Option<&str>) -> Result<()> {
+    let mut victim = Victim::start(&["loop", "epoll_wait"])?;
+    let engine = victim.spawn("engine", "engine", ENGINE)?;
+    let arguments = arguments();
+    let options = Options {
+        arguments: &arguments,
+        plan,
+        ..Options::default()
+    };
+    let stalled_before = plan.is_none();
+    let mut scene = if stalled_before {
+        victim.tell_to_end("engine")?;
+        victim.wait_for("engine", "wait4")?;
+        alive::until_state(victim.pid, 'S')?;
+        Scene::with_options(victim, &options)?
+    } else {
+        let mut scene = Scene::with_options(victim, &options)?;
+        scene.victim.tell_to_end("engine")?;
+        scene.victim.wait_for("engine", "wait4")?;
+        scene
+    };
+    let termed = scene.action()?;
+    ensure!(
+        termed.is_sent() && termed.text("/signal") == "SIGTERM",
+        "{termed}"
+    );
+    ensure!(
+        termed.float("/busy_ms") >= Some(UNKNOWN_GRACE_MS),
+        "too early: {termed}"
+    );
+    let killed = scene.rescued(engine)?;
+    ensure!(
+        killed.mono_ns() >= termed.mono_ns() + 200_000_000,
+        "{killed} too soon after {termed}"
+    );
+    scene
+        .end(&[(engine, "SIGTERM"), (engine, "SIGKILL")])
+        .map(|_| ())
+}
+
+/// A rescue inside a PID namespace: the loop calls its engine by a number that means another process out here.
+fn pid_namespace() -> Result<()> {
+    let victim = Victim::start_nested("epoll_wait")?;
+    let mut scene = Scene::with(victim, &arguments())?;
+    let inside = scene.victim.spawn("engine", "engine", ENGINE)?;
+    scene.victim.ask("idle 20", "idled")?;
+    scene.victim.tell_to_end("engine")?;
+    scene.victim.wait_for("engine", "wait4")?;
+    let action = scene.action()?;
+    let engine = action
+        .number("/child")
+        .and_then(|pid| u32::try_from(pid).ok())
+        .context("no child")?;
+    let closed = scene.closed(&action)?;
+    ensure!(closed.is_true("/rescued"), "{closed}");
+    ensure!(
+        engine != inside,
+        "the numbers are the same in and out: {action}"
+    );
+    ensure!(
+        closed.number("/cause/child/pid") == Some(engine.into()),
+        "{closed}"
+    );
+    ensure!(
+        closed.number("/cause/child/ns_pid") == Some(inside.into()),
+        "not {inside}: {closed}"
+    );
+    ensure!(
+        scene.victim.answer("waited")? == "Killed(9)",
+        "another one was killed"
+    );
+    scene.end(&[(engine, "SIGKILL")]).map(|_| ())
+}
+
+/// Without BPF the plan is named, and the stall is noticed; nobody knows who told the engine, so nothing is done soon.
+fn sampling() -> Result<()> {
+    let victim = Victim::start(&["loop", "epoll_wait"])?;
+    let arguments = arguments();
+    let options = Options {
+        arguments: &arguments,
+        plan: Some("sampling"),
+        ..Options::default()
+    };
+    let mut scene = Scene::with_options(victim, &options)?;
+    let found = scene
+        .watch
+        .seen()
+        .iter()
+        .find(|line| line.kind() == "loop")
+        .context("no loop")?;
+    ensure!(found.text("/plan") == "sampling", "{found}");
+    let engine = scene.add_wedged_engine()?;
+    scene.victim.wait_for("engine", "wait4")?;
+    let stall = scene.stall("child_wait")?;
+    ensure!(
+        stall.number("/cause/child/pid") == Some(engine.into()),
+        "{stall}"
+    );
+    // The answer of a loop that is idle for some time comes later than any grace but the unknown one.
+    let mut other = Victim::start(&["loop", "epoll_wait"])?;
+    other.ask("idle 600", "idled")?;
+    other.quit()?;
+    alive::must_live("the engine", engine)?;
+    scene.free(engine, &stall)?;
+    let lines = scene.end(&[])?;
+    was_sent(&lines, &[])
+}
