@@ -245,7 +245,7 @@ mod tests {
         pid: Pid(42),
         start_ns: 77_000_000_000,
     };
-    const MINUTE: Duration = Duration::from_secs(60);
+    const MINUTE: Duration = Duration::from_mins(1);
 
     #[test]
     fn a_budget_outlives_the_agent_and_renews_itself() {

@@ -172,7 +172,7 @@ fn spawn(args: &Args) -> Result<Child> {
             .context("cannot hand stderr to the command")?;
         command.stdout(Stdio::from(stderr));
     }
-    command
+    kernel::spawn::with_clean_mask(&mut command)
         .spawn()
         .with_context(|| format!("cannot start `{program}`"))
 }

@@ -67,6 +67,8 @@ impl BpfSensor {
             });
         };
         let board = Arc::new(Board::map(loops.fd())?);
+        // The kernel's types and the object's sections are 30 MiB that nothing needs from here on.
+        super::spawn::trim_memory();
         let free = (0..MAX_LOOPS).collect();
         Ok(Self {
             tasks,

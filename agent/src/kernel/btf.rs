@@ -21,7 +21,7 @@ pub(super) struct Btf {
     strings: usize,
 }
 
-/// A type as the format has it.
+/// A type as the format has it; `refers` is its size or the type it refers to.
 #[derive(Clone, Copy)]
 struct Type {
     at: usize,
@@ -29,7 +29,7 @@ struct Type {
     kind: u32,
     flag: bool,
     count: usize,
-    size_or_type: u32,
+    refers: u32,
 }
 
 impl Btf {
@@ -64,7 +64,7 @@ impl Btf {
             kind: info >> 24 & 31,
             flag: info >> 31 != 0,
             count: to_usize(info & 0xffff),
-            size_or_type: word(&self.bytes, at + 8)?,
+            refers: word(&self.bytes, at + 8)?,
         })
     }
 
@@ -89,7 +89,7 @@ impl Btf {
 
     /// The size of a structure in bytes.
     pub(super) fn size(&self, name: &str) -> Option<u32> {
-        self.structure(name).map(|found| found.size_or_type)
+        self.structure(name).map(|found| found.refers)
     }
 
     /// The byte offset of a member, through named members in `path` and any anonymous structure around them.
@@ -119,7 +119,7 @@ impl Btf {
             if !TRANSPARENT.contains(&found.kind) {
                 return Some(found);
             }
-            number = found.size_or_type;
+            number = found.refers;
         }
         None
     }

@@ -16,6 +16,7 @@ pub mod plan;
 pub mod realtime;
 mod sampler;
 mod sensor;
+pub mod spawn;
 pub mod syscalls;
 pub mod thread_call;
 mod tracefs;

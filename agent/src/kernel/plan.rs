@@ -216,6 +216,7 @@ mod tests {
         }
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "the fields it fills are options")]
     fn why(text: &str) -> Option<String> {
         Some(text.to_owned())
     }

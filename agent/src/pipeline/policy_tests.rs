@@ -152,6 +152,7 @@ fn waits_that_do_not_end_with_the_child_are_left_alone() {
     );
 }
 
+#[expect(clippy::too_many_lines, reason = "one table of all guards")]
 #[test]
 fn guards_refuse_by_name() {
     let other = |change: fn(&mut ChildFacts)| {

@@ -131,7 +131,7 @@ mod tests {
         );
         assert_eq!(
             parse("nr_periods 5\nnr_throttled 1\nthrottled_time 2000\n"),
-            Some(Duration::from_nanos(2000))
+            Some(Duration::from_micros(2))
         );
         assert_eq!(parse("usage_usec 5\n"), None);
     }
