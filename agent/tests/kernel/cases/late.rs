@@ -16,14 +16,12 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("late::already_stalled", already_stalled),
         Case::new("late::already_stalled_is_freed_in_two_steps", || {
             two_steps(None)
-        })
-        .long(),
+        }),
         Case::new("late::pid_namespace", pid_namespace),
         Case::new("late::sampling_notices", sampling),
         Case::new("late::sampling_frees_in_two_steps", || {
             two_steps(Some("sampling"))
-        })
-        .long(),
+        }),
     ]
 }
 

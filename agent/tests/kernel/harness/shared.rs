@@ -122,7 +122,7 @@ pub(crate) fn end() -> Result<()> {
         };
         let watch = shared.agent.reader();
         shared.agent.interrupt()?;
-        let lines = watch.to_the_end()?;
+        let lines = watch.until_end()?;
         let (status, errors) = shared.agent.status()?;
         ensure!(
             status.success(),

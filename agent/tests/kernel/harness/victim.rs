@@ -154,7 +154,7 @@ impl Victim {
                 ensure!(status.success(), "the victim ended with {status}");
             }
             Life::Kept(pidfd) => {
-                sys::wait_readable(PollCall::Poll, None, pidfd.as_fd(), -1).map(|_| ())?
+                sys::wait_readable(PollCall::Poll, None, pidfd.as_fd(), -1)?;
             }
         }
         Ok(())
