@@ -44,7 +44,8 @@ impl Victim {
     pub(crate) fn start_nested(poller: &str) -> Result<Self> {
         let mut victim = Self::start_unready(&["nest", poller])?;
         victim.pid = victim.answer("nested")?.parse()?;
-        victim.answer("ready")?;
+        // Whether its own first word came before that or comes after, it obeys from now on.
+        victim.ask("idle 1", "idled")?;
         Ok(victim)
     }
 
@@ -142,6 +143,11 @@ impl Victim {
         moment
             .parse()
             .with_context(|| format!("no moment: `{moment}`"))
+    }
+
+    /// Kills a victim that obeys no more.
+    pub(crate) fn kill(self) -> Result<()> {
+        super::alive::signal(self.pid, libc::SIGKILL)
     }
 
     /// Ends the loop, and waits for the end.
