@@ -264,7 +264,14 @@ pub fn container(pid: Pid) -> io::Result<Container> {
     if let Some(id) = container_id(&text) {
         return Ok(Container::Named(id));
     }
-    let namespace = |name: &str| std::fs::read_link(format!("/proc/{pid}/ns/{name}"));
+    // A leader that has ended has left its namespaces; its other threads are still there.
+    let namespace = |name: &str| {
+        std::fs::read_link(format!("/proc/{pid}/ns/{name}")).or_else(|error| {
+            let of_thread =
+                |tid: &Tid| std::fs::read_link(format!("/proc/{pid}/task/{tid}/ns/{name}")).ok();
+            threads(pid)?.iter().find_map(of_thread).ok_or(error)
+        })
+    };
     let (pids, mounts) = (namespace("pid")?, namespace("mnt")?);
     Ok(Container::Namespaces(format!(
         "{} {}",

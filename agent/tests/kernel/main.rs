@@ -28,9 +28,8 @@ fn main() {
         eprintln!("{error:#}");
         std::process::exit(1);
     }
-    let full = std::env::var_os("LOOPWARDEN_FULL").is_some_and(|value| value == "1");
     let cases = left_out::without(cases::all(), arguments.list);
-    let trials = cases.into_iter().map(|case| case.trial(full)).collect();
+    let trials = cases.into_iter().map(cases::Case::trial).collect();
     // Tests mostly wait for the kernel to attach and detach hooks, not for a processor.
     arguments.test_threads = arguments.test_threads.or(Some(8));
     let conclusion = libtest_mimic::run(&arguments, trials);

@@ -56,7 +56,7 @@ pub(crate) fn wait_readable(
     fd: BorrowedFd<'_>,
     milliseconds: i32,
 ) -> io::Result<bool> {
-    let epoll = epoll.map_or(-1, |epoll| epoll.as_raw_fd());
+    let epoll = epoll.map_or(-1, OwnedFd::as_raw_fd);
     let raw = fd.as_raw_fd();
     let mut event = libc::epoll_event { events: 0, u64: 0 };
     let mut pollfd = libc::pollfd {

@@ -60,7 +60,7 @@ fn status_of_the_command() -> Result<()> {
     let this = program(LOOP);
     let this = this.to_str().context("no text")?;
     let (mut agent, watch) = Agent::start_command(&[], &[this, FLAG, "exits", "7"])?;
-    let lines = watch.to_the_end()?;
+    let lines = watch.until_end()?;
     let (status, errors) = agent.status()?;
     ensure!(status.code() == Some(7), "ended with {status}: {errors}");
     let last = lines.last().context("no line")?;

@@ -45,7 +45,7 @@ fn another_enforcer() -> Result<()> {
     alive::must_live("the engine", engine)?;
 
     first.interrupt()?;
-    let lines = first_lines.to_the_end()?;
+    let lines = first_lines.until_end()?;
     let (status, errors) = first.status()?;
     ensure!(
         status.success(),

@@ -11,7 +11,7 @@ use super::Case;
 use crate::harness::scene::{ENFORCE, Scene};
 use crate::harness::shared::Grace;
 use crate::harness::victim::Victim;
-use crate::harness::{ENGINE, SHELL, alive, folder, link_to, program};
+use crate::harness::{ENGINE, SHELL, alive, folder, link_to, program, slowness};
 use crate::sys::{self, PollCall};
 
 pub(super) fn cases() -> Vec<Case> {
@@ -125,8 +125,10 @@ fn deleted() -> Result<()> {
 
 /// A wait that gave up and began anew is another one, with all of its grace.
 fn new_wait_new_grace() -> Result<()> {
+    let seconds = 2 * slowness();
+    let grace = format!("{seconds}s");
     let victim = Victim::start(&["loop", "epoll_wait"])?;
-    let mut scene = Scene::with(victim, &[&ENFORCE[..], &["--grace", "2s"]].concat())?;
+    let mut scene = Scene::with(victim, &[&ENFORCE[..], &["--grace", &grace]].concat())?;
     let engine = scene.add_wedged_engine()?;
     // Ten looks with naps of 50 ms: a good part of the grace.
     scene.victim.wait_for("engine", "naps_10")?;
@@ -138,7 +140,7 @@ fn new_wait_new_grace() -> Result<()> {
     let from = scene.victim.wait_for("engine", "wait4")?;
     let action = scene.rescued(engine)?;
     ensure!(
-        action.mono_ns() >= from + 2_000_000_000,
+        action.mono_ns() >= from + u64::from(seconds) * 1_000_000_000,
         "the first wait counted too: {action}"
     );
     scene.end(&[(engine, "SIGKILL")]).map(|_| ())

@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::Case;
 use crate::harness::scene::{ENFORCE, Scene, was_sent};
 use crate::harness::victim::Victim;
-use crate::harness::watch::Options;
+use crate::harness::watch::{Agent, Options};
 use crate::harness::{ENGINE, alive};
 
 /// Default of `unknown_grace`, as milliseconds of a stall.
@@ -16,14 +16,13 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("late::already_stalled", already_stalled),
         Case::new("late::already_stalled_is_freed_in_two_steps", || {
             two_steps(None)
-        })
-        .long(),
+        }),
+        Case::new("late::stalled_beside_another_poller", beside_another_poller),
         Case::new("late::pid_namespace", pid_namespace),
         Case::new("late::sampling_notices", sampling),
         Case::new("late::sampling_frees_in_two_steps", || {
             two_steps(Some("sampling"))
-        })
-        .long(),
+        }),
     ]
 }
 
@@ -92,6 +91,34 @@ fn two_steps(plan: Option<&str>) -> Result<()> {
     scene
         .end(&[(engine, "SIGTERM"), (engine, "SIGKILL")])
         .map(|_| ())
+}
+
+/// A thread that was stalled when the agent came has not been seen polling: it is no loop if another polls its descriptor.
+fn beside_another_poller() -> Result<()> {
+    let mut victim = Victim::start(&["loop", "epoll_wait"])?;
+    let pid = victim.pid;
+    let engine = victim.spawn("engine", "engine", ENGINE)?;
+    victim.tell_to_end("engine")?;
+    victim.ask("poll-beside", "polling")?;
+    victim.wait_for("engine", "wait4")?;
+    alive::until_state(pid, 'S')?;
+    // Its agent would act on it after `unknown_grace`: as long as one beside it takes for that.
+    let arguments = arguments();
+    let options = Options {
+        arguments: &arguments,
+        ..Options::default()
+    };
+    let (agent, watch) = Agent::start(&[pid], &options)?;
+    two_steps(None)?;
+    alive::must_live("the engine", engine)?;
+    victim.kill()?;
+    let lines = agent.finish(watch)?;
+    let action = lines.iter().find(|line| line.kind() == "action");
+    ensure!(
+        action.is_none(),
+        "acted for a thread that is no loop: {action:?}"
+    );
+    Ok(())
 }
 
 /// A rescue inside a PID namespace: the loop calls its engine by a number that means another process out here.

@@ -16,8 +16,6 @@ mod rescue;
 /// A test.
 pub(crate) struct Case {
     pub(crate) name: String,
-    /// Takes long: only with `LOOPWARDEN_FULL=1`.
-    pub(crate) long: bool,
     run: Box<dyn FnOnce() -> Result<()> + Send>,
 }
 
@@ -28,23 +26,15 @@ impl Case {
     ) -> Self {
         Self {
             name: name.into(),
-            long: false,
             run: Box::new(run),
         }
     }
 
-    #[must_use]
-    pub(crate) fn long(mut self) -> Self {
-        self.long = true;
-        self
-    }
-
-    pub(crate) fn trial(self, full: bool) -> Trial {
-        let Self { name, long, run } = self;
+    pub(crate) fn trial(self) -> Trial {
+        let Self { name, run } = self;
         Trial::test(name, move || {
             run().map_err(|error| format!("{error:#}").into())
         })
-        .with_ignored_flag(long && !full)
     }
 }
 

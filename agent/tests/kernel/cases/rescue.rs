@@ -21,7 +21,8 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("rescue::grace_0s", || rescued("wait4", Grace::Zero)),
         Case::new("rescue::grace_20ms", || rescued("wait4", Grace::Short)),
         Case::new("rescue::a_loop_older_than_the_agent", older_than_the_agent),
-        Case::new("rescue::any_child_of_one", any_child_of_one),
+        Case::new("rescue::any_child_of_one", || unnamed_child("any")),
+        Case::new("rescue::group_of_one", || unnamed_child("group")),
         Case::new(
             "rescue::told_long_before_the_wait",
             told_long_before_the_wait,
@@ -116,11 +117,11 @@ fn is_wait_for(stall: &Line, engine: u32) -> Result<()> {
     Ok(())
 }
 
-/// `wait4(-1)` with a single child names it.
-fn any_child_of_one() -> Result<()> {
+/// `wait4(-1)` and `wait4(0)` with a single child name it.
+fn unnamed_child(whom: &str) -> Result<()> {
     let mut scene = Scene::enforcing(Grace::Short)?;
     let engine = scene.add_wedged_engine()?;
-    scene.victim.wait_for("any", "wait4")?;
+    scene.victim.wait_for(whom, "wait4")?;
     scene.rescued(engine)?;
     scene.end(&[(engine, "SIGKILL")]).map(|_| ())
 }
@@ -130,8 +131,7 @@ fn told_long_before_the_wait() -> Result<()> {
     let mut scene = Scene::enforcing(Grace::Usual)?;
     scene.add_bystanders()?;
     let engine = scene.add_wedged_engine()?;
-    // Longer than the grace.
-    scene.victim.ask("idle 500", "idled")?;
+    scene.idle_longer_than(Grace::Usual)?;
     let from = scene.victim.wait_for("engine", "wait4")?;
     let action = scene.rescued(engine)?;
     ensure!(

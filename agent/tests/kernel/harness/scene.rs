@@ -93,6 +93,12 @@ impl Scene {
         Ok(pid)
     }
 
+    /// Lets the loop run for more than a grace.
+    pub(crate) fn idle_longer_than(&mut self, grace: Grace) -> Result<()> {
+        let command = format!("idle {}", grace.ms() + 200);
+        self.victim.ask(&command, "idled").map(|_| ())
+    }
+
     /// A process that must be alive at the end.
     pub(crate) fn must_live(&mut self, name: &'static str, pid: u32) {
         self.untouched.push((name, pid));

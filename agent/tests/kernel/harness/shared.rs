@@ -8,6 +8,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use anyhow::{Context as _, Result, anyhow, ensure};
 
 use super::scene::ENFORCE;
+use super::slowness;
 use super::victim::Victim;
 use super::watch::{Agent, Options, Watch};
 use crate::victim::FLAG;
@@ -24,20 +25,23 @@ pub(crate) enum Grace {
 }
 
 impl Grace {
-    pub(crate) const fn name(self) -> &'static str {
+    /// As milliseconds.
+    pub(crate) fn ms(self) -> u64 {
         match self {
-            Self::Zero => "0s",
-            Self::Short => "20ms",
-            Self::Usual => "300ms",
+            Self::Zero => 0,
+            Self::Short => 20,
+            // Tests have to do something within it.
+            Self::Usual => 300 * u64::from(slowness()),
         }
     }
 
-    pub(crate) const fn ns(self) -> u64 {
-        match self {
-            Self::Zero => 0,
-            Self::Short => 20_000_000,
-            Self::Usual => 300_000_000,
-        }
+    pub(crate) fn ns(self) -> u64 {
+        self.ms() * 1_000_000
+    }
+
+    /// As an argument of the agent.
+    fn argument(self) -> String {
+        format!("{}ms", self.ms())
     }
 
     const ALL: [Self; 3] = [Self::Zero, Self::Short, Self::Usual];
@@ -66,7 +70,8 @@ pub(crate) fn make_keepers() -> Result<()> {
 fn start(grace: Grace) -> Result<Shared> {
     let keeper = KEEPERS.lock().unwrap_or_else(PoisonError::into_inner).pop();
     let mut keeper = keeper.context("no keeper is left")?;
-    let arguments = [&ENFORCE[..], &["--grace", grace.name()]].concat();
+    let grace = grace.argument();
+    let arguments = [&ENFORCE[..], &["--grace", &grace]].concat();
     let options = Options {
         arguments: &arguments,
         ..Options::default()
@@ -122,7 +127,7 @@ pub(crate) fn end() -> Result<()> {
         };
         let watch = shared.agent.reader();
         shared.agent.interrupt()?;
-        let lines = watch.to_the_end()?;
+        let lines = watch.until_end()?;
         let (status, errors) = shared.agent.status()?;
         ensure!(
             status.success(),

@@ -44,7 +44,8 @@ impl Victim {
     pub(crate) fn start_nested(poller: &str) -> Result<Self> {
         let mut victim = Self::start_unready(&["nest", poller])?;
         victim.pid = victim.answer("nested")?.parse()?;
-        victim.answer("ready")?;
+        // Whether its own first word came before that or comes after, it obeys from now on.
+        victim.ask("idle 1", "idled")?;
         Ok(victim)
     }
 
@@ -144,6 +145,11 @@ impl Victim {
             .with_context(|| format!("no moment: `{moment}`"))
     }
 
+    /// Kills a victim that obeys no more.
+    pub(crate) fn kill(self) -> Result<()> {
+        super::alive::signal(self.pid, libc::SIGKILL)
+    }
+
     /// Ends the loop, and waits for the end.
     pub(crate) fn quit(mut self) -> Result<()> {
         self.tell("quit")?;
@@ -154,7 +160,7 @@ impl Victim {
                 ensure!(status.success(), "the victim ended with {status}");
             }
             Life::Kept(pidfd) => {
-                sys::wait_readable(PollCall::Poll, None, pidfd.as_fd(), -1).map(|_| ())?
+                sys::wait_readable(PollCall::Poll, None, pidfd.as_fd(), -1)?;
             }
         }
         Ok(())

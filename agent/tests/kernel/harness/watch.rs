@@ -35,7 +35,10 @@ pub(crate) struct Agent {
 
 /// Everybody who reads an agent's lines.
 #[derive(Clone, Default)]
-struct Readers(Arc<Mutex<Vec<Sender<Result<Line, String>>>>>);
+struct Readers(Arc<Mutex<Vec<Sender<Told>>>>);
+
+/// A line, or why there is none.
+type Told = Result<Line, String>;
 
 impl Readers {
     fn add(&self) -> Watch {
@@ -51,7 +54,7 @@ impl Readers {
         }
     }
 
-    fn tell(&self, line: &Result<Line, String>) {
+    fn tell(&self, line: &Told) {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -169,7 +172,7 @@ impl Agent {
 
     /// Reads to the end, which must come because its target has ended.
     pub(crate) fn finish(mut self, watch: Watch) -> Result<Vec<Line>> {
-        let lines = watch.to_the_end()?;
+        let lines = watch.until_end()?;
         let (status, errors) = self.status()?;
         ensure!(status.success(), "the agent ended with {status}: {errors}");
         let last = lines.last().context("no line at all")?;
@@ -193,7 +196,7 @@ impl Drop for Agent {
 
 /// The lines of an agent, one after another.
 pub(crate) struct Watch {
-    lines: Receiver<Result<Line, String>>,
+    lines: Receiver<Told>,
     seen: Vec<Line>,
     /// Whose lines explain a failure; all if it is not said.
     pub(crate) focus: Option<u32>,
@@ -230,7 +233,7 @@ impl Watch {
     }
 
     /// Reads all lines until the agent's end.
-    pub(crate) fn to_the_end(mut self) -> Result<Vec<Line>> {
+    pub(crate) fn until_end(mut self) -> Result<Vec<Line>> {
         let end = sys::mono_ns() + u64::try_from(limit().as_nanos())?;
         loop {
             match self.receive(end) {

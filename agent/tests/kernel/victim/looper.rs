@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::Write as _;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -19,7 +20,7 @@ const TICK_MS: i32 = 10;
 struct Looper {
     call: PollCall,
     tick: i32,
-    epoll: Option<OwnedFd>,
+    epoll: Option<Arc<OwnedFd>>,
     children: HashMap<String, i32>,
     /// Polls to go before `idled` is told.
     idle: Option<(u64, u32)>,
@@ -47,7 +48,7 @@ pub(super) fn run(poller: &str, options: &[&str]) -> Result<()> {
     let mut pending = Vec::new();
     loop {
         let stdin = rustix::stdio::stdin();
-        let readable = sys::wait_readable(looper.call, looper.epoll.as_ref(), stdin, looper.tick)
+        let readable = sys::wait_readable(looper.call, looper.epoll.as_deref(), stdin, looper.tick)
             .with_context(|| format!("{poller} failed"))?;
         looper.tell_idle();
         if !readable {
@@ -89,7 +90,7 @@ pub(super) fn run_worker() -> Result<()> {
     }
 }
 
-fn epoll_of(call: PollCall) -> Result<Option<OwnedFd>> {
+fn epoll_of(call: PollCall) -> Result<Option<Arc<OwnedFd>>> {
     if !call.name().starts_with("epoll") {
         return Ok(None);
     }
@@ -102,7 +103,7 @@ fn epoll_of(call: PollCall) -> Result<Option<OwnedFd>> {
         epoll::EventFlags::IN,
     )
     .context("cannot poll the standard input")?;
-    Ok(Some(epoll))
+    Ok(Some(Arc::new(epoll)))
 }
 
 /// Writes an answer, at once.
@@ -136,10 +137,10 @@ impl Looper {
                 answer("signalled");
             }
             ["wait", name, way] => {
-                let pid = if *name == "any" {
-                    -1
-                } else {
-                    self.child(name)?
+                let pid = match *name {
+                    "any" => -1,
+                    "group" => 0,
+                    name => self.child(name)?,
                 };
                 let pidfd = waits::prepare(way, pid)?;
                 answer(&format!("waiting {}", sys::mono_ns()));
@@ -170,6 +171,11 @@ impl Looper {
             ["help-wait", name] => {
                 threads::help_wait(self.child(name)?);
                 answer("helping");
+            }
+            ["poll-beside"] => {
+                let epoll = self.epoll.as_ref().context("no epoll")?;
+                threads::poll_beside(epoll.clone());
+                answer("polling");
             }
             ["fork-worker"] => {
                 let pid = sys::fork()?;

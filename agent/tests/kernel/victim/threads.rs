@@ -1,6 +1,6 @@
 //! Processes with several threads, and one that is no loop.
 
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
@@ -22,7 +22,7 @@ pub(super) fn pool() -> Result<()> {
         epoll::EventData::new_u64(1),
         epoll::EventFlags::IN,
     )?;
-    let poll = |epoll: &Arc<std::os::fd::OwnedFd>| -> Result<()> {
+    let poll = |epoll: &Arc<OwnedFd>| -> Result<()> {
         // Every thread sees the end of the input; the level stays.
         while !sys::wait_readable(PollCall::EpollWait, Some(epoll), rustix::stdio::stdin(), 10)? {}
         Ok(())
@@ -56,4 +56,12 @@ pub(super) fn polls_once() -> Result<()> {
 /// A thread that is blocked in a wait for a child for the child's whole life.
 pub(super) fn help_wait(pid: i32) {
     std::thread::spawn(move || sys::wait4(pid, 0));
+}
+
+/// Polls the loop's own descriptor from another thread: neither of them is a loop then.
+pub(super) fn poll_beside(epoll: Arc<OwnedFd>) {
+    std::thread::spawn(move || {
+        let stdin = rustix::stdio::stdin();
+        while sys::wait_readable(PollCall::EpollWait, Some(&epoll), stdin, 10).is_ok() {}
+    });
 }
