@@ -146,43 +146,72 @@ fn new_wait_new_grace() -> Result<()> {
     scene.end(&[(engine, "SIGKILL")]).map(|_| ())
 }
 
+/// Sets a stage on which an id is reused until no stranger takes that id first: other processes of the machine, the tests
+/// beside this one among them, are given ids from the same place.
+fn undisturbed(mut story: impl FnMut() -> Result<Reuse>) -> Result<()> {
+    for _ in 0..50 {
+        if story()? == Reuse::Done {
+            return Ok(());
+        }
+    }
+    bail!("50 times a stranger got the process id that was to be reused")
+}
+
+/// What became of a try to reuse an id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reuse {
+    Done,
+    Stranger,
+}
+
 /// An engine was told, ended and was reaped; the next one got its id and was told nothing.
 fn reused_pid_in_the_next_wait() -> Result<()> {
+    undisturbed(reused_in_the_next_wait)
+}
+
+fn reused_in_the_next_wait() -> Result<Reuse> {
     let mut scene = Scene::enforcing(Grace::Short)?;
     let first = scene.add_wedged_engine()?;
     alive::signal(first, libc::SIGKILL)?;
     scene.victim.ask("wait engine wait4", "waited")?;
     let start = || scene.victim.spawn("engine", "engine", ENGINE);
-    reuse(first, start, |other| alive::signal(other, libc::SIGKILL))?;
+    if reuse(first, start, |other| alive::signal(other, libc::SIGKILL))? == Reuse::Stranger {
+        return Ok(Reuse::Stranger);
+    }
     scene.victim.ask("idle 20", "idled")?;
     scene.victim.wait_for("engine", "wait4")?;
     let refused = scene.refusal("not_told_to_end")?;
     ensure!(refused.number("/child") == Some(first.into()), "{refused}");
     alive::must_live("the second engine", first)?;
     scene.free(first, &refused)?;
-    scene.end(&[]).map(|_| ())
+    scene.end(&[]).map(|_| Reuse::Done)
 }
 
-/// Starts processes until one has a given id, which other processes of the machine may take as well.
+/// Starts processes until one has a given id, or a stranger has it.
 fn reuse(
     wanted: u32,
     mut start: impl FnMut() -> Result<u32>,
     mut end: impl FnMut(u32) -> Result<()>,
-) -> Result<()> {
-    for _ in 0..50 {
+) -> Result<Reuse> {
+    // Few tries: a stranger that has it may keep it for as long as it lives.
+    for _ in 0..5 {
         std::fs::write("/proc/sys/kernel/ns_last_pid", (wanted - 1).to_string())
             .context("cannot choose the next process id")?;
         let pid = start()?;
         if pid == wanted {
-            return Ok(());
+            return Ok(Reuse::Done);
         }
         end(pid)?;
     }
-    bail!("50 times another process got the id {wanted}")
+    Ok(Reuse::Stranger)
 }
 
 /// The child the decision was about ended, and its id was given out again before the signal: the signal goes nowhere.
 fn reused_pid_before_the_signal() -> Result<()> {
+    undisturbed(reused_before_the_signal)
+}
+
+fn reused_before_the_signal() -> Result<Reuse> {
     let old = Victim::start(&["loop", "epoll_wait"])?;
     let pid = old.pid;
     let raw = i32::try_from(pid)
@@ -196,7 +225,9 @@ fn reused_pid_before_the_signal() -> Result<()> {
         let victim = new.insert(Victim::start(&["loop", "epoll_wait"])?);
         Ok(victim.pid)
     };
-    reuse(pid, start, |_| Ok(()))?;
+    if reuse(pid, start, |_| Ok(()))? == Reuse::Stranger {
+        return Ok(Reuse::Stranger);
+    }
     let key = PidKey {
         pid: Pid(pid),
         start_ns: 1,
@@ -214,5 +245,6 @@ fn reused_pid_before_the_signal() -> Result<()> {
         "{outcome:?}"
     );
     alive::must_live("the new process", pid)?;
-    new.context("no new process")?.quit()
+    new.context("no new process")?.quit()?;
+    Ok(Reuse::Done)
 }
