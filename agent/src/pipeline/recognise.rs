@@ -28,7 +28,7 @@ pub enum Recognised {
     /// An event loop, with its own poller.
     Loop(Poller),
     /// One of several threads behind one poller.
-    Pool,
+    Pool(Poller),
     /// Not to be told yet.
     Undecided,
 }
@@ -36,20 +36,28 @@ pub enum Recognised {
 /// Decides on the evidence so far.
 #[must_use]
 pub fn recognise(candidate: &Candidate) -> Recognised {
-    let favourite = candidate
-        .pollers
-        .iter()
-        .filter(|(poller, count)| poller.fd >= 0 && *count >= needed(poller.class))
-        // An epoll descriptor wins over any poll or select: who has one uses the others for single waits.
-        .max_by_key(|(poller, count)| (poller.class == PollClass::Epoll, *count))
-        .map(|(poller, _)| *poller);
-    let found = candidate
-        .found_in
-        .filter(|poller| poller.class == PollClass::Epoll);
-    match favourite.or(found) {
-        Some(own) if candidate.shared.contains(&own) => Recognised::Pool,
+    match candidate.own() {
+        Some(own) if candidate.shared.contains(&own) => Recognised::Pool(own),
         Some(own) => Recognised::Loop(own),
         None => Recognised::Undecided,
+    }
+}
+
+impl Candidate {
+    /// The poller it returns to, if it is known to return to one.
+    #[must_use]
+    pub fn own(&self) -> Option<Poller> {
+        let favourite = self
+            .pollers
+            .iter()
+            .filter(|(poller, count)| poller.fd >= 0 && *count >= needed(poller.class))
+            // An epoll descriptor wins over any poll or select: who has one uses the others for single waits.
+            .max_by_key(|(poller, count)| (poller.class == PollClass::Epoll, *count))
+            .map(|(poller, _)| *poller);
+        let found = self
+            .found_in
+            .filter(|poller| poller.class == PollClass::Epoll);
+        favourite.or(found)
     }
 }
 
@@ -124,7 +132,7 @@ mod tests {
                     shared: vec![EPOLL],
                     ..candidate(&[(EPOLL, 50)])
                 },
-                Recognised::Pool,
+                Recognised::Pool(EPOLL),
             ),
             (
                 "found inside its poll, idle ever since",

@@ -301,6 +301,8 @@ impl Sentinel {
     ) {
         let mode = self.settings.mode;
         let mut struck = None;
+        // The line tells when the signal was sent: its effect can be seen before the call has come back.
+        let at = crate::kernel::clock::now();
         let (outcome, detail) = if mode == Mode::Observe {
             (Outcome::WouldSend, None)
         } else {
@@ -308,8 +310,7 @@ impl Sentinel {
             struck = held;
             (outcome, detail)
         };
-        // Before the look that opens the incident, which takes its time: the line tells when the signal was sent.
-        let at = crate::kernel::clock::now();
+        let after = crate::kernel::clock::now();
         self.open_stall_for_action(tid, now);
         let action = (child.pid, exe.clone(), signal, outcome, grace, detail);
         if self.is_news(tid, outcome) {
@@ -323,8 +324,8 @@ impl Sentinel {
         if let Some(episode) = watched.episode.as_mut() {
             match (outcome, signal) {
                 (Outcome::Sent | Outcome::WouldSend, Signal::Term) => {
-                    episode.termed = Some(at);
-                    episode.next_look = Some(at.plus(grace.min(Duration::from_millis(50))));
+                    episode.termed = Some(after);
+                    episode.next_look = Some(after.plus(grace.min(Duration::from_millis(50))));
                 }
                 (Outcome::Refused(_) | Outcome::Failed, _) => {
                     episode.next_look = Some(at.plus(Duration::from_millis(50)));
@@ -345,7 +346,7 @@ impl Sentinel {
             });
         }
         if outcome == Outcome::Sent && signal == Signal::Kill {
-            self.paused.insert(process.pid, at.plus(pause));
+            self.paused.insert(process.pid, after.plus(pause));
         }
         self.sensor.notify(tid);
     }
@@ -375,8 +376,19 @@ impl Sentinel {
         } = self;
         strike(child, signal, || {
             let still = sensor.read(tid).as_ref().and_then(Loop::wanted);
-            if still.map(|(start, _)| start) != Some(start) {
+            let Some((_, wanted)) = still.filter(|(now, _)| *now == start) else {
                 return Err(Refusal::WaitOver);
+            };
+            // A child that has ended and is not reaped yet ends this wait by itself: the one left alive is not to blame.
+            let group = match wanted {
+                Wanted::Wait(Awaited::Any, _) => Some(None),
+                Wanted::Wait(Awaited::Group(group), _) => Some(Some(group)),
+                _ => None,
+            };
+            if let Some(group) = group
+                && proc::awaited_children(id.process.pid, group).ok() != Some(1)
+            {
+                return Err(Refusal::AmbiguousChild);
             }
             for key in [child, id.process] {
                 if sensor.alive(key.pid) != Some(key.start_ns)

@@ -51,7 +51,7 @@ pub(super) struct Sentinel {
     pub(super) node_budget: Budget,
     pub(super) cpu_stats: HashMap<Pid, CpuStat>,
     /// Pollers shared by several threads of a process.
-    pools: HashMap<Pid, Vec<Poller>>,
+    pub(super) pools: HashMap<Pid, Vec<Poller>>,
     told_lost: HashMap<&'static str, u64>,
     same_pid_namespace: bool,
     /// Events the family knows already and nobody else does, each with whether its process must be read.

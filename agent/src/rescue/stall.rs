@@ -11,7 +11,7 @@ use crate::kernel::syscalls;
 use crate::kernel::thread_call::{ThreadCall, thread_call};
 use crate::pipeline::classify::classify;
 use crate::pipeline::event::{Beat, PollClass, Poller};
-use crate::pipeline::recognise::{Recognised, recognise};
+use crate::pipeline::recognise::{Candidate, Recognised, recognise};
 use crate::pipeline::{
     Cause, ChildCause, EndedBy, LoopInfo, LoopTotals, Mode, Mono, Notice, Pid, StallView, Tid,
 };
@@ -56,12 +56,22 @@ impl Sentinel {
         pollers
     }
 
+    /// What is known of a thread, with all its polls so far.
+    fn candidate_of(watched: &Loop) -> Candidate {
+        Candidate {
+            pollers: Self::pollers_of(watched),
+            ..watched.candidate.clone()
+        }
+    }
+
     pub(super) fn recognise(&mut self, tid: Tid, now: Mono) {
         let Some(watched) = self.loops.get(&tid) else {
             return;
         };
         let pid = watched.id.process.pid;
-        let mut shared: Vec<Poller> = Vec::new();
+        // A thread that was found at a pool's descriptor and has not polled since belongs to it too, even when the others are
+        // not looked at any more.
+        let mut shared: Vec<Poller> = self.pools.get(&pid).cloned().unwrap_or_default();
         for other in self
             .loops
             .values()
@@ -74,30 +84,18 @@ impl Sentinel {
             );
             shared.extend(other.candidate.found_in);
         }
-        let mut candidate = watched.candidate.clone();
-        candidate.pollers = Self::pollers_of(watched);
+        let mut candidate = Self::candidate_of(watched);
         candidate.shared = shared;
         match recognise(&candidate) {
             Recognised::Loop(own) if watched.info.is_none() => self.recognised(tid, own, now),
-            Recognised::Pool => {
-                for (poller, _) in candidate
-                    .pollers
-                    .iter()
-                    .filter(|(poller, _)| candidate.shared.contains(poller))
-                {
-                    self.mark_pool(pid, *poller);
-                }
+            Recognised::Pool(shared) => {
+                self.mark_pool(pid, shared);
+                // Who polls it only besides stays what it is.
                 let threads: Vec<Tid> = self
                     .loops
                     .values()
                     .filter(|other| other.id.process.pid == pid)
-                    .filter(|other| {
-                        let mut pollers = Self::pollers_of(other)
-                            .into_iter()
-                            .map(|(poller, _)| poller);
-                        pollers
-                            .any(|poller| candidate.pollers.iter().any(|(own, _)| *own == poller))
-                    })
+                    .filter(|other| Self::candidate_of(other).own() == Some(shared))
                     .map(|other| other.id.tid)
                     .collect();
                 for thread in threads {

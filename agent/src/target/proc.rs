@@ -210,6 +210,34 @@ pub fn threads(pid: Pid) -> io::Result<Vec<Tid>> {
     Ok(threads)
 }
 
+/// The children of a process that it has not reaped: those that have ended count, too.
+pub fn children(pid: Pid) -> io::Result<Vec<Pid>> {
+    let mut found = Vec::new();
+    for tid in threads(pid)? {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/children"))?;
+        let numbers = text.split_whitespace().map(str::parse);
+        for number in numbers {
+            found.push(Pid(number.map_err(|_| unexpected("children", &text))?));
+        }
+    }
+    Ok(found)
+}
+
+/// How many unreaped children a wait for any child, or for any of a group (0: the caller's own), can be about.
+pub fn awaited_children(pid: Pid, group: Option<i32>) -> io::Result<usize> {
+    let own = status(pid)?;
+    let depth = own.ns_pids.len().saturating_sub(1);
+    let group = match group {
+        Some(0) => own.ns_groups.get(depth).copied(),
+        other => other,
+    };
+    let is_meant = |child: &&Pid| {
+        let known = status(**child).ok();
+        group.is_none() || known.is_none_or(|known| known.ns_groups.get(depth).copied() == group)
+    };
+    Ok(children(pid)?.iter().filter(is_meant).count())
+}
+
 /// All processes of the machine.
 pub fn processes() -> io::Result<Vec<Pid>> {
     let names = std::fs::read_dir("/proc")?

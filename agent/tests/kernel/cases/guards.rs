@@ -53,7 +53,7 @@ fn another_enforcer() -> Result<()> {
     );
     let detached = lines
         .iter()
-        .find(|line| line.kind() == "stall_closed")
+        .rfind(|line| line.kind() == "stall_closed")
         .context("its stall was not closed")?;
     ensure!(
         detached.text("/ended_by") == "detached" && !detached.is_true("/rescued"),

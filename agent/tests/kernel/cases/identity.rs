@@ -44,7 +44,11 @@ fn orphan() -> Result<()> {
     scene
         .victim
         .ask(&format!("watch-pid {engine}"), "waiting")?;
-    let refused = scene.refusal("not_child")?;
+    // The wait for the shell may have been long enough for a line, too.
+    let refused = scene.watch.next("the refusal", |line| {
+        line.text("/refused_by") == "not_child"
+    })?;
+    scene.watch.linger(200)?;
     alive::must_live("the orphan", engine)?;
     drop(ended);
     scene.freed(&refused)?;

@@ -5,6 +5,7 @@ use anyhow::{Result, ensure};
 use super::Case;
 use crate::harness::scene::Scene;
 use crate::harness::shared::Grace;
+use crate::harness::victim::Victim;
 use crate::harness::{ENGINE, HELPER, SHELL, alive, program};
 
 pub(super) fn cases() -> Vec<Case> {
@@ -16,6 +17,10 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("refusals::drain_that_waits_briefly", brief_drain),
         Case::new("refusals::target_is_ending", target_is_ending),
         Case::new("refusals::two_children_and_any", two_children),
+        Case::new(
+            "refusals::one_of_two_has_ended_and_is_not_reaped",
+            unreaped_other,
+        ),
         Case::new("refusals::wrapper_in_between", wrapper),
         Case::new("refusals::not_an_engine", not_an_engine),
         Case::new("refusals::told_by_another_than_the_parent", told_by_another),
@@ -85,6 +90,25 @@ fn two_children() -> Result<()> {
     alive::must_live("the first engine", first)?;
     scene.must_live("the second engine", second);
     scene.free(first, &refused)?;
+    scene.end(&[]).map(|_| ())
+}
+
+/// `wait4(-1)` with one child left alive, and one that has ended: the wait is as good as over, and about that one. A tracer
+/// keeps it from being reaped here; otherwise it is a matter of microseconds.
+fn unreaped_other() -> Result<()> {
+    let mut scene = Scene::enforcing(Grace::Short)?;
+    let first = scene.add_wedged_engine()?;
+    let second = scene.add("second", "engine", ENGINE)?;
+    scene.victim.tell_to_end("second")?;
+    scene.must_live("the second engine", second);
+    let tracer = Victim::start(&["tracer", &first.to_string()])?;
+    scene.victim.wait_for("any", "wait4")?;
+    let refused = scene.refusal("ambiguous_child")?;
+    alive::signal(first, libc::SIGKILL)?;
+    alive::until_state(first, 'Z')?;
+    scene.watch.linger(200)?;
+    drop(tracer);
+    scene.freed(&refused)?;
     scene.end(&[]).map(|_| ())
 }
 

@@ -71,7 +71,6 @@ fn rescued_from(mut scene: Scene, engine: u32, way: &str, grace_ns: u64) -> Resu
         waited == "Killed(9)",
         "the engine ended otherwise: {waited}"
     );
-    is_wait_for(opened, engine)?;
     ensure!(
         action.is_sent() && action.text("/signal") == "SIGKILL",
         "{action}"

@@ -114,11 +114,16 @@ impl Scene {
             line.text("/refused_by") == refused_by,
             "expected {refused_by}: {line}"
         );
-        let opened = self.opened(&line)?;
-        ensure!(opened.text("/cause/kind") == "child_wait", "{opened}");
         // Refusals that can heal are looked at again every 50 ms.
         let so_far = self.watch.seen().len();
         self.watch.linger(200)?;
+        let id = line.text("/incident");
+        let waits =
+            |line: &&Line| line.text("/incident") == id && line.text("/cause/kind") == "child_wait";
+        ensure!(
+            self.watch.seen().iter().any(|line| waits(&line)),
+            "the incident of {line} is no wait"
+        );
         let acted = self
             .watch
             .seen()

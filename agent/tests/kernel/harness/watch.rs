@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use tempfile::TempDir;
 
 use super::line::Line;
-use super::{alive, limit, slowness};
+use super::{alive, limit};
 use crate::sys;
 
 /// How a test's agent is started.
@@ -258,7 +258,7 @@ impl Watch {
 
     /// Reads for some time, in which something wrong would happen if it happened at all.
     pub(crate) fn linger(&mut self, milliseconds: u64) -> Result<()> {
-        let end = sys::mono_ns() + milliseconds * 1_000_000 * u64::from(slowness());
+        let end = sys::mono_ns() + milliseconds * 1_000_000;
         loop {
             match self.receive(end) {
                 Ok(_) => {}

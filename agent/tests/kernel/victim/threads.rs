@@ -1,7 +1,7 @@
 //! Processes with several threads, and one that is no loop.
 
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 
 use anyhow::{Context as _, Result};
 use rustix::event::epoll;
@@ -22,19 +22,27 @@ pub(super) fn pool() -> Result<()> {
         epoll::EventData::new_u64(1),
         epoll::EventFlags::IN,
     )?;
-    let poll = |epoll: &Arc<OwnedFd>| -> Result<()> {
-        // Every thread sees the end of the input; the level stays.
-        while !sys::wait_readable(PollCall::EpollWait, Some(epoll), rustix::stdio::stdin(), 10)? {}
-        Ok(())
+    let poll = |epoll: &OwnedFd, milliseconds: i32| {
+        let stdin = rustix::stdio::stdin();
+        sys::wait_readable(PollCall::EpollWait, Some(epoll), stdin, milliseconds)
     };
+    // The first threads of a real pool poll alone for a moment; this one begins with all of them at once.
+    let together = Arc::new(Barrier::new(THREADS));
     let threads: Vec<_> = (1..THREADS)
         .map(|_| {
-            let epoll = epoll.clone();
-            std::thread::spawn(move || poll(&epoll))
+            let (epoll, together) = (epoll.clone(), together.clone());
+            std::thread::spawn(move || -> Result<()> {
+                poll(&epoll, 0)?;
+                together.wait();
+                // Every thread sees the end of the input; the level stays.
+                while !poll(&epoll, 10)? {}
+                Ok(())
+            })
         })
         .collect();
+    together.wait();
     answer(&format!("ready {}", std::process::id()));
-    poll(&epoll)?;
+    while !poll(&epoll, 10)? {}
     for thread in threads {
         thread
             .join()
