@@ -15,6 +15,11 @@ pub const ENDING: Duration = Duration::from_secs(30);
 /// How often a refusal that can heal is looked at again.
 const AGAIN: Duration = Duration::from_millis(50);
 
+/// How long the reader of procfs gets, past the grace, before what it has not read counts as not shown.
+const READING: Duration = Duration::from_secs(1);
+/// How often its answer is looked for.
+const READ_AGAIN: Duration = Duration::from_millis(5);
+
 /// How engines of a target are treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EngineRules {
@@ -215,6 +220,9 @@ pub fn decide(facts: &WaitFacts, rules: &EngineRules, now: Mono) -> Decision {
             _ => Decision::Later(due),
         };
     }
+    if now < due.plus(READING) && is_unread(facts, &chosen) {
+        return Decision::Later(now.plus(READ_AGAIN));
+    }
     let engine = match chosen {
         Ok(engine) => engine,
         Err((child, refusal)) => {
@@ -338,6 +346,17 @@ fn held(facts: &WaitFacts, from: Mono) -> Mono {
         .held_until
         .map_or(from, |until| until.max(from))
         .plus(facts.throttled)
+}
+
+type Chosen<'a> = Result<&'a ChildFacts, (Option<&'a ChildFacts>, Refusal)>;
+
+/// Whether the decision hangs on something that is being read: a young child's executable, or its container.
+fn is_unread(facts: &WaitFacts, chosen: &Chosen<'_>) -> bool {
+    match chosen {
+        Ok(engine) => engine.place == Place::Unknown && engine.condition != Condition::Gone,
+        Err((Some(child), Refusal::NotEngine)) => child.engine.is_none() && facts.loop_thread,
+        Err(_) => false,
+    }
 }
 
 fn is_held(facts: &WaitFacts, engine: &ChildFacts) -> bool {

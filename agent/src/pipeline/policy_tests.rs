@@ -425,6 +425,23 @@ fn time_in_which_loop_or_child_was_held_does_not_count() {
 }
 
 #[test]
+fn what_is_still_being_read_is_waited_for_a_while_and_then_refused() {
+    let unread = [
+        (
+            child(|child| child.place = Place::Unknown),
+            Refusal::OtherContainer,
+        ),
+        (child(|child| child.engine = None), Refusal::NotEngine),
+    ];
+    for (facts, expected) in unread {
+        let rules = EngineRules::default();
+        assert_eq!(decide(&facts, &rules, at(1500)), Decision::Later(at(1505)));
+        assert_eq!(refusal(&facts, &rules, 2499), None);
+        assert_eq!(refusal(&facts, &rules, 2500), Some(expected));
+    }
+}
+
+#[test]
 fn throttled_time_makes_the_grace_longer() {
     let throttled = with(|facts| facts.throttled = Duration::from_millis(300));
     let rules = EngineRules::default();

@@ -407,16 +407,16 @@ fn poller(watched: &Loop, own: Poller) -> Option<&'static str> {
     let mut number = reading.map_or(0, |reading| i64::from(reading.syscall));
     if number == 0 {
         // It was in its poll before any hook was there.
-        match thread_call(watched.id.process.pid, watched.id.tid) {
-            Ok(ThreadCall::In { number: found, .. }) => number = found,
-            // It has just left that poll, and enters the next one under the eyes of a hook.
-            Ok(ThreadCall::Running)
-                if reading.is_some_and(|reading| matches!(reading.beat, Beat::Polling { .. })) =>
-            {
-                return None;
-            }
-            _ => {}
+        if let Ok(ThreadCall::In { number: found, .. }) =
+            thread_call(watched.id.process.pid, watched.id.tid)
+        {
+            number = found;
         }
+    }
+    let is_poll = syscalls::known(number).is_some_and(|name| name.contains(class));
+    if !is_poll && watched.adopted_busy.is_none() {
+        // It has just left that poll, and enters the next one under the eyes of a hook.
+        return None;
     }
     let name = syscalls::known(number).filter(|name| name.contains(class));
     Some(name.unwrap_or(class))
