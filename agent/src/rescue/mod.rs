@@ -4,15 +4,22 @@
 //! Kubernetes API or async runtime. What can block is read by the scout (`target/`) and arrives as a message. Notices go
 //! out through a callback that must not block.
 
+mod act;
 mod episode;
+mod events;
+mod gather;
+mod guards;
 mod look;
 mod loops;
+mod processes;
+mod recognition;
 mod reload;
 mod sentinel;
 mod settings;
 mod stall;
 mod stats;
 mod thread;
+mod threads;
 
 pub use settings::{EngineSettings, Limits, Settings, TargetSettings};
 pub use stats::Stats;

@@ -50,7 +50,7 @@ impl Sentinel {
         self.next_rescan = now;
     }
 
-    fn retarget(&mut self, pid: Pid, target: usize) {
+    pub(super) fn retarget(&mut self, pid: Pid, target: usize) {
         if let Some(process) = self.family.get_mut(pid) {
             process.target = target;
         }

@@ -1,0 +1,94 @@
+//! What the kernel reports, taken in.
+
+use super::sentinel::Sentinel;
+use crate::kernel::clock;
+use crate::pipeline::event::{KernelEvent, What};
+use crate::pipeline::{EndedBy, Mono, PidKey};
+use crate::target::scout::Question;
+
+impl Sentinel {
+    pub(super) fn take_events(&mut self) {
+        self.collect_events();
+        while let Some((event, must_read)) = self.pending.pop_front() {
+            self.take(&event, must_read);
+        }
+    }
+
+    /// Takes waiting events into the family at once and leaves the rest of what they mean for later: a decision about to
+    /// be carried out must know who was told to end, has run another program or has ended a moment ago.
+    pub(super) fn collect_events(&mut self) {
+        let Self {
+            sensor,
+            family,
+            pending,
+            ..
+        } = self;
+        sensor.drain(&mut |event| {
+            let must_read = family.apply(&event);
+            pending.push_back((event, must_read));
+        });
+    }
+
+    pub(super) fn take(&mut self, event: &KernelEvent, must_read: bool) {
+        log::trace!("{event:?}");
+        if let What::Exited { start_ns, .. } = event.what {
+            let key = PidKey {
+                pid: event.pid,
+                start_ns,
+            };
+            self.child_ended(key, event.at);
+            self.process_ended(key, event.at, EndedBy::Exit);
+        }
+        match &event.what {
+            What::PollerSeen { poller, .. } => self.poller_seen(event, *poller),
+            What::WaitBegan { .. } | What::WaitEnded { .. } | What::NestedPoll { .. } => {
+                self.read_loop(event.tid);
+                self.follow_episode(event.tid, clock::now());
+            }
+            What::LoopPolled { since } => self.loop_polled(event.tid, *since, event.at),
+            What::PollOverran { deadline } => self.loop_polled(event.tid, *deadline, event.at),
+            What::Execed { exe, .. } => self.execed(event, exe, must_read),
+            What::ThreadEnded => self.end_loop(event.tid, event.at, EndedBy::Exit, false),
+            What::Forked { .. } | What::Exited { .. } | What::Signalled { .. } => {}
+        }
+    }
+
+    pub(super) fn execed(&mut self, event: &KernelEvent, exe: &str, known: bool) {
+        if !known {
+            if self.settings.match_all {
+                self.ask(Question::Appraise(event.pid));
+            }
+            return;
+        }
+        for tid in self.threads_of(event.pid) {
+            self.end_loop(tid, event.at, EndedBy::Exec, false);
+        }
+        let Some(process) = self.family.get_mut(event.pid) else {
+            return;
+        };
+        let target = process.target;
+        // By its basename alone an engine is known at once; by its command line when the scout has read it.
+        if self.rules.is_engine(target, exe, "") {
+            process.engine = Some(true);
+        }
+        self.ask(Question::Look {
+            pid: event.pid,
+            target,
+            threads: false,
+        });
+    }
+
+    pub(super) fn child_ended(&mut self, child: PidKey, at: Mono) {
+        for watched in self.loops.values_mut() {
+            for struck in watched
+                .stall
+                .iter_mut()
+                .flat_map(|stall| &mut stall.strikes)
+            {
+                if struck.child.key.matches(child) && struck.ended.is_none() {
+                    struck.ended = Some(at);
+                }
+            }
+        }
+    }
+}

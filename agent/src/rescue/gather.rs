@@ -1,0 +1,193 @@
+//! The facts a decision on a wait episode rests on.
+
+use std::time::Duration;
+
+use super::loops::{Episode, Loop, Wanted};
+use super::sentinel::Sentinel;
+use crate::pipeline::event::{Awaited, WaitOptions};
+use crate::pipeline::family::Process;
+use crate::pipeline::policy::{ChildFacts, Condition, Guards, Place, WaitFacts};
+use crate::pipeline::{ChildCause, Mono, NsPid, Pid, Tid};
+use crate::target::cgroup::CpuStat;
+use crate::target::proc;
+
+/// Children that are looked at for one decision; a loop with more gets `ambiguous_child` from the policy anyway.
+const MOST_CHILDREN: usize = 64;
+
+impl Sentinel {
+    /// Everything the decision rests on, gathered now, and the engine among the children awaited.
+    pub(super) fn gather(&mut self, tid: Tid, now: Mono) -> Option<(WaitFacts, Option<Pid>)> {
+        let watched = self.loops.get(&tid)?;
+        let episode = watched.episode.as_ref()?;
+        let id = watched.id;
+        let (awaited, options) = match episode.wanted {
+            Wanted::Wait(awaited, options) => (awaited, options),
+            Wanted::Pidfd(poller) => (Awaited::PidFd(poller.fd), WaitOptions::default()),
+        };
+        let loop_status = proc::status(id.process.pid);
+        let parent = self.family.get(id.process.pid);
+        let children: Vec<ChildFacts> = self
+            .family
+            .children(id.process.pid)
+            .into_iter()
+            .take(MOST_CHILDREN)
+            .map(|child| self.child_facts(child, parent, true))
+            .collect();
+        let loop_condition = condition_of(id.process.pid, &loop_status);
+        let pidfd_child = episode.pidfd_child;
+        let is_awaited = |child: &&ChildFacts| match awaited {
+            Awaited::Process(number) => child.ns_pid.map(|ns| ns.0) == u32::try_from(number).ok(),
+            Awaited::PidFd(_) => Some(child.key.pid) == pidfd_child,
+            Awaited::Any | Awaited::Group(_) => true,
+        };
+        // Another child may be stopped for as long as it likes.
+        let concerned = children
+            .iter()
+            .filter(is_awaited)
+            .flat_map(|child| std::iter::once(child).chain(&child.engines_below))
+            .map(|child| (child.key.pid, child.condition))
+            .chain([(id.process.pid, loop_condition)]);
+        let mut held_until = episode.held_until;
+        let mut held = false;
+        for (known, condition) in concerned {
+            let process = self.family.get(known);
+            held_until = held_until.max(process.and_then(|process| process.held_until));
+            let stopped = process.is_some_and(|process| process.stopped.is_some());
+            held |= stopped || condition == Condition::Held;
+        }
+        // Up to this look if it was held at the last one: it was set free somewhere in between.
+        if held || episode.held {
+            held_until = Some(now);
+        }
+        let engine = children
+            .iter()
+            .filter(is_awaited)
+            .find(|child| child.engine == Some(true));
+        let engine = engine.map(|child| child.key.pid);
+        let facts = WaitFacts {
+            start: episode.start,
+            first_seen: episode.first_seen,
+            older_than_agent: episode.older_than_agent,
+            awaited,
+            options,
+            pidfd_child: episode.pidfd_child,
+            own_group: loop_status
+                .ok()
+                .and_then(|status| status.ns_groups.last().copied()),
+            loop_thread: watched.info.is_some(),
+            loop_condition,
+            target_ending: parent.and_then(|process| process.ending),
+            children,
+            held_until,
+            throttled: self.throttled(id.process.pid, episode, now),
+            termed: episode.termed,
+            guards: Guards::default(),
+        };
+        let guards = self.guards(id.process, now);
+        if let Some(episode) = self
+            .loops
+            .get_mut(&tid)
+            .and_then(|watched| watched.episode.as_mut())
+        {
+            episode.held = held;
+        }
+        Some((WaitFacts { guards, ..facts }, engine))
+    }
+
+    /// How long the loop's cgroup was throttled in this episode: at most its length, because every CPU's share adds up.
+    pub(super) fn throttled(&self, pid: Pid, episode: &Episode, now: Mono) -> Duration {
+        let before = episode.throttled_before;
+        let after = self.cpu_stats.get(&pid).and_then(CpuStat::throttled);
+        let grown = before.zip(after).map_or(Duration::ZERO, |(before, after)| {
+            after.saturating_sub(before)
+        });
+        grown.min(now.since(episode.start))
+    }
+
+    pub(super) fn child_facts(
+        &self,
+        child: &Process,
+        parent: Option<&Process>,
+        below: bool,
+    ) -> ChildFacts {
+        let status = proc::status(child.key.pid);
+        let group = parent
+            .and_then(|parent| proc::status(parent.key.pid).ok())
+            .and_then(|parent| parent.ns_pids.len().checked_sub(1))
+            .and_then(|depth| status.as_ref().ok()?.ns_groups.get(depth).copied());
+        let engines_below = if below && child.engine != Some(true) {
+            let engines = self.family.engines_below(child.key.pid);
+            engines
+                .into_iter()
+                .filter_map(|key| self.family.get(key.pid))
+                .map(|engine| self.child_facts(engine, parent, false))
+                .collect()
+        } else {
+            Vec::new()
+        };
+        let place = match (
+            &child.container,
+            parent.and_then(|parent| parent.container.as_ref()),
+        ) {
+            (Some(of_child), Some(of_loop)) if of_child == of_loop => Place::Same,
+            (Some(_), Some(_)) => Place::Other,
+            _ => Place::Unknown,
+        };
+        ChildFacts {
+            key: child.key,
+            ns_pid: child
+                .ns_pid
+                .and_then(|number| u32::try_from(number).ok())
+                .map(NsPid),
+            group,
+            exe: child.exe.clone(),
+            engine: child.engine,
+            told: child.told,
+            seen_born: child.seen_born,
+            place,
+            condition: condition_of(child.key.pid, &status),
+            engines_below,
+        }
+    }
+
+    /// The child a loop waits for, as its cause shows it.
+    pub(super) fn child_cause(&self, watched: &Loop, now: Mono) -> Option<ChildCause> {
+        let episode = watched.episode.as_ref()?;
+        let children = self.family.children(watched.id.process.pid);
+        let child = match episode.wanted {
+            Wanted::Wait(Awaited::Process(number), _) => children
+                .into_iter()
+                .find(|child| child.ns_pid == Some(number))?,
+            Wanted::Wait(Awaited::PidFd(_), _) | Wanted::Pidfd(_) => {
+                self.family.get(episode.pidfd_child?)?
+            }
+            Wanted::Wait(Awaited::Any | Awaited::Group(_), _) => match children.as_slice() {
+                [only] => only,
+                _ => return None,
+            },
+        };
+        let state = proc::status(child.key.pid).map_or("gone", |status| status.state_name());
+        Some(ChildCause {
+            pid: child.key.pid,
+            ns_pid: NsPid(
+                child
+                    .ns_pid
+                    .and_then(|number| u32::try_from(number).ok())
+                    .unwrap_or(child.key.pid.0),
+            ),
+            exe: child.exe.clone(),
+            state: state.to_owned(),
+            told_to_end_ms_ago: child
+                .told
+                .map(|told| now.since(told).as_secs_f64() * 1000.0),
+        })
+    }
+}
+
+fn condition_of(pid: Pid, status: &std::io::Result<proc::Status>) -> Condition {
+    match status {
+        Ok(status) => status.condition(proc::is_frozen(pid)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Condition::Gone,
+        Err(_) => Condition::Unreadable,
+    }
+}

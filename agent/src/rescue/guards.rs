@@ -1,0 +1,88 @@
+//! Budget, pause and lock of a loop's process.
+
+use super::sentinel::Sentinel;
+use crate::action::{Budget, EnforcerLock, GuardError, RunDir};
+use crate::pipeline::policy::Guards;
+use crate::pipeline::{Mode, Mono, PidKey};
+
+impl Sentinel {
+    /// The guards that do not depend on the episode.
+    pub(super) fn guards(&mut self, process: PidKey, now: Mono) -> Guards {
+        let enforce = self.settings.mode == Mode::Enforce;
+        Guards {
+            paused_until: self.paused.get(&process.pid).copied(),
+            budget_spent: self
+                .budget_of(process)
+                .is_none_or(|budget| budget.is_spent(now))
+                || self.node_budget.is_spent(now),
+            other_enforcer: enforce && !self.hold_lock(process),
+            no_pid_namespace: !self.same_pid_namespace,
+        }
+    }
+
+    /// Takes the enforcer's lock of a loop process, ahead of need; true if it is held.
+    pub(super) fn hold_lock(&mut self, process: PidKey) -> bool {
+        if self.locks.contains_key(&process.pid) {
+            return true;
+        }
+        let taken = self
+            .open_run_dir()
+            .and_then(|dir| EnforcerLock::take(&dir, process));
+        match taken {
+            Ok(Some(lock)) => {
+                self.locks.insert(process.pid, lock);
+                true
+            }
+            Ok(None) => false,
+            Err(error) => {
+                // Looked at again and again while a loop waits: said once.
+                if self.lock_failures.insert(process.pid) {
+                    log::error!(
+                        "cannot lock process {} for this agent, so nothing is signalled for it: {error}",
+                        process.pid
+                    );
+                }
+                false
+            }
+        }
+    }
+
+    pub(super) fn open_run_dir(&mut self) -> Result<RunDir, GuardError> {
+        if let Some(dir) = &self.run_dir {
+            return Ok(dir.clone());
+        }
+        let dir = RunDir::open()?;
+        dir.sweep(|pid| std::path::Path::new(&format!("/proc/{pid}")).exists());
+        self.run_dir = Some(dir.clone());
+        Ok(dir)
+    }
+
+    pub(super) fn budget_of(&mut self, process: PidKey) -> Option<&mut Budget> {
+        if !self.budgets.contains_key(&process.pid) {
+            let target = self.family.get(process.pid)?.target;
+            let engine = self.settings.targets.get(target)?.engine?;
+            let budget = if self.settings.mode == Mode::Enforce {
+                self.open_run_dir()
+                    .and_then(|dir| Budget::of(&dir, process, engine.max_kills, engine.per))
+            } else {
+                Ok(Budget::new(engine.max_kills, engine.per))
+            };
+            match budget {
+                Ok(budget) => self.budgets.insert(process.pid, budget),
+                Err(error) => {
+                    log::error!(
+                        "cannot read the kill budget of process {}: {error}",
+                        process.pid
+                    );
+                    return None;
+                }
+            };
+        }
+        self.budgets.get_mut(&process.pid)
+    }
+
+    /// Makes sure that the budget of a loop's process is at hand.
+    pub(super) fn prepare_budget(&mut self, process: PidKey) {
+        let _ = self.budget_of(process);
+    }
+}

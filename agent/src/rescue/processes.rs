@@ -1,0 +1,210 @@
+//! Which processes are followed: those named, those matched, and all that descends from them.
+
+use std::collections::HashMap;
+
+use super::loops::Loop;
+use super::sentinel::Sentinel;
+use crate::kernel::clock;
+use crate::pipeline::family::Process;
+use crate::pipeline::{EndedBy, Mono, Notice, Pid, PidKey, Tid};
+use crate::target::proc;
+use crate::target::scout::{Answer, Question};
+use crate::target::sight::Sighting;
+
+impl Sentinel {
+    /// Watches processes from now on, and all that descends from them.
+    pub(super) fn watch(&mut self, processes: &[(Pid, usize)]) {
+        let exact = self.exact_starts();
+        for (pid, target) in processes {
+            self.follow(*pid, *target, &exact);
+        }
+        // After the processes are known, so that a child made in between is either reported or found; and at once, so that no
+        // signal to a child of a loop that is told to be watched goes unseen.
+        let listed = self.sensor.list();
+        let listed: Vec<(Pid, Pid)> = listed.iter().map(|task| (task.pid, task.parent)).collect();
+        self.follow_descendants(&listed);
+        self.ask(Question::Scan { appraise: false });
+    }
+
+    pub(super) fn follow(&mut self, pid: Pid, target: usize, exact: &HashMap<Pid, u64>) {
+        let Ok(stat) = proc::stat(pid) else {
+            return;
+        };
+        let start_ns = exact
+            .get(&pid)
+            .copied()
+            .unwrap_or_else(|| proc::start_ns(&stat));
+        let key = PidKey { pid, start_ns };
+        if self.family.get(pid).is_some_and(|known| known.key == key) {
+            return;
+        }
+        if let Err(error) = self.sensor.know(pid, start_ns, stat.parent, true) {
+            log::error!("cannot watch process {pid}: {error}");
+            (self.tell)(Notice::Lost {
+                at: clock::now(),
+                what: "process_not_watched".into(),
+                count: 1,
+            });
+            return;
+        }
+        self.family
+            .insert(Process::found(key, stat.parent, target, true));
+        self.ask(Question::Look {
+            pid,
+            target,
+            threads: true,
+        });
+    }
+
+    pub(super) fn answered(&mut self, answer: Answer) {
+        match answer {
+            Answer::Seen {
+                sighting,
+                target,
+                engine,
+                threads,
+                cpu_stat,
+            } => {
+                if let Some(cpu_stat) = cpu_stat {
+                    self.cpu_stats.insert(sighting.pid, cpu_stat);
+                }
+                self.seen(&sighting, target, engine, threads);
+            }
+            Answer::Unreadable { pid, error } => {
+                log::debug!("process {pid} could not be read: {error}");
+                let key = self.family.get(pid).map(|process| process.key);
+                if let (Some(key), Err(_)) = (key, proc::stat(pid)) {
+                    self.process_ended(key, clock::now(), EndedBy::Exit);
+                }
+            }
+            Answer::Matched { pid, target } => self.watch(&[(pid, target)]),
+            Answer::Scanned(processes) => self.scanned(&processes),
+        }
+    }
+
+    pub(super) fn seen(&mut self, sighting: &Sighting, target: usize, engine: bool, threads: bool) {
+        let Some(process) = self.family.get_mut(sighting.pid) else {
+            return;
+        };
+        if process.exe.is_empty() {
+            process.exe.clone_from(&sighting.exe);
+        }
+        // What the program was called when it was run counts: a process that is ending shows nothing to a look any more.
+        let engine = engine || (process.engine == Some(true) && sighting.exe.is_empty());
+        process.engine = Some(engine);
+        process.ns_pid = process.ns_pid.or(sighting.ns_pid);
+        process.container = sighting
+            .container
+            .clone()
+            .or_else(|| process.container.take());
+        process.parent = sighting.parent;
+        process.target = target;
+        let (key, parent) = (process.key, process.parent);
+        if engine && process.watched {
+            process.watched = false;
+            self.unwatch_threads(key, parent);
+        } else if threads && process.watched {
+            self.adopt_threads(key, target, sighting);
+        }
+    }
+
+    /// An engine's own threads are of no interest: only its signals, exec and exit.
+    pub(super) fn unwatch_threads(&mut self, key: PidKey, parent: Pid) {
+        if let Err(error) = self.sensor.know(key.pid, key.start_ns, parent, false) {
+            log::debug!("process {} stays watched: {error}", key.pid);
+        }
+        for tid in self.threads_of(key.pid) {
+            self.end_loop(tid, clock::now(), EndedBy::Detached, true);
+        }
+    }
+
+    pub(super) fn threads_of(&self, pid: Pid) -> Vec<Tid> {
+        self.loops
+            .values()
+            .filter(|watched| watched.id.process.pid == pid)
+            .map(|watched| watched.id.tid)
+            .collect()
+    }
+
+    /// Compares all processes with what is known: adds descendants whose birth was not seen, removes who is gone.
+    pub(super) fn scanned(&mut self, processes: &[(Pid, Pid)]) {
+        let parents: HashMap<Pid, Pid> = processes.iter().copied().collect();
+        let gone: Vec<PidKey> = self
+            .family
+            .iter()
+            .map(|process| process.key)
+            .filter(|key| !parents.contains_key(&key.pid))
+            .collect();
+        for key in gone {
+            // It may have been born after the list was made.
+            if self.sensor.alive(key.pid).is_none() || proc::stat(key.pid).is_err() {
+                self.process_ended(key, clock::now(), EndedBy::Exit);
+            }
+        }
+        self.follow_descendants(processes);
+    }
+
+    /// Start times as exact as the kernel has them; none where that cannot be asked.
+    pub(super) fn exact_starts(&mut self) -> HashMap<Pid, u64> {
+        let listed = self.sensor.list();
+        listed
+            .into_iter()
+            .map(|task| (task.pid, task.start_ns))
+            .collect()
+    }
+
+    /// Follows what descends from known processes, given every process and its parent.
+    pub(super) fn follow_descendants(&mut self, processes: &[(Pid, Pid)]) {
+        loop {
+            let found: Vec<(Pid, usize)> = processes
+                .iter()
+                .filter(|(pid, _)| self.family.get(*pid).is_none())
+                .filter_map(|(pid, parent)| Some((*pid, self.family.get(*parent)?)))
+                // What an engine starts is its own affair.
+                .filter(|(_, parent)| parent.engine != Some(true))
+                .map(|(pid, parent)| (pid, parent.target))
+                .collect();
+            if found.is_empty() {
+                return;
+            }
+            let before = self.family.iter().count();
+            let exact = self.exact_starts();
+            for (pid, target) in found {
+                self.follow(pid, target, &exact);
+            }
+            // One generation a round, until a round adds nobody.
+            if self.family.iter().count() == before {
+                return;
+            }
+        }
+    }
+
+    /// Forgets a process. Its id may belong to a new one already, which stays.
+    pub(super) fn process_ended(&mut self, key: PidKey, at: Mono, how: EndedBy) {
+        let ended = |watched: &&Loop| watched.id.process.matches(key);
+        let threads: Vec<Tid> = self
+            .loops
+            .values()
+            .filter(ended)
+            .map(|watched| watched.id.tid)
+            .collect();
+        for tid in threads {
+            self.end_loop(tid, at, how, false);
+        }
+        let pid = key.pid;
+        match self.family.get(pid) {
+            Some(process) if !process.key.matches(key) => return,
+            Some(_) => {
+                self.family.remove(pid);
+                self.sensor.forget(pid);
+            }
+            None => {}
+        }
+        self.pools.remove(&pid);
+        self.paused.remove(&pid);
+        self.locks.remove(&pid);
+        self.lock_failures.remove(&pid);
+        self.budgets.remove(&pid);
+        self.cpu_stats.remove(&pid);
+    }
+}

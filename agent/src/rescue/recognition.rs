@@ -1,0 +1,149 @@
+//! Telling loops from other threads, with the evidence so far.
+
+use std::sync::Arc;
+
+use super::loops::Loop;
+use super::sentinel::Sentinel;
+use crate::kernel::thread_call::{ThreadCall, thread_call};
+use crate::kernel::{clock, syscalls};
+use crate::pipeline::event::{PollClass, Poller};
+use crate::pipeline::recognise::{Recognised, recognise};
+use crate::pipeline::{EndedBy, LoopInfo, Mode, Mono, Notice, Pid, Tid};
+
+impl Sentinel {
+    pub(super) fn read_loop(&mut self, tid: Tid) {
+        let reading = self.sensor.read(tid);
+        if let (Some(watched), Some(reading)) = (self.loops.get_mut(&tid), reading) {
+            watched.last = Some(reading);
+        }
+    }
+
+    /// Decides anew on all candidates of a process: a second thread at the same poller makes a pool of both.
+    pub(super) fn recognise_process(&mut self, pid: Pid) {
+        let now = clock::now();
+        let tids: Vec<Tid> = self
+            .loops
+            .values()
+            .filter(|watched| watched.id.process.pid == pid)
+            .map(|watched| watched.id.tid)
+            .collect();
+        for tid in tids {
+            self.recognise(tid, now);
+        }
+    }
+
+    pub(super) fn pollers_of(watched: &Loop) -> Vec<(Poller, u64)> {
+        let mut pollers = watched.candidate.pollers.clone();
+        for (poller, count) in watched.last.iter().flat_map(|reading| &reading.pollers) {
+            match pollers.iter_mut().find(|(known, _)| known == poller) {
+                Some((_, known)) => *known += count,
+                None => pollers.push((*poller, *count)),
+            }
+        }
+        pollers
+    }
+
+    pub(super) fn recognise(&mut self, tid: Tid, now: Mono) {
+        let Some(watched) = self.loops.get(&tid) else {
+            return;
+        };
+        let pid = watched.id.process.pid;
+        // A thread that was found at a pool's descriptor and has not polled since belongs to it too, even when the others are
+        // not looked at any more.
+        let mut shared: Vec<Poller> = self.pools.get(&pid).cloned().unwrap_or_default();
+        for other in self
+            .loops
+            .values()
+            .filter(|other| other.id.process.pid == pid && other.id.tid != tid)
+        {
+            shared.extend(
+                Self::pollers_of(other)
+                    .into_iter()
+                    .map(|(poller, _)| poller),
+            );
+            shared.extend(other.candidate.found_in);
+        }
+        let mut candidate = Self::candidate_of(watched);
+        candidate.shared = shared;
+        match recognise(&candidate) {
+            Recognised::Loop(own) if watched.info.is_none() => self.recognised(tid, own, now),
+            Recognised::Pool(shared) => {
+                self.mark_pool(pid, shared);
+                // Who polls it only besides stays what it is.
+                let threads: Vec<Tid> = self
+                    .loops
+                    .values()
+                    .filter(|other| other.id.process.pid == pid)
+                    .filter(|other| Self::candidate_of(other).own() == Some(shared))
+                    .map(|other| other.id.tid)
+                    .collect();
+                for thread in threads {
+                    self.end_loop(thread, now, EndedBy::Detached, true);
+                }
+            }
+            Recognised::Loop(_) | Recognised::Undecided => {}
+        }
+    }
+
+    pub(super) fn recognised(&mut self, tid: Tid, own: Poller, now: Mono) {
+        let Some(poller) = self
+            .loops
+            .get(&tid)
+            .and_then(|watched| poller(watched, own))
+        else {
+            return;
+        };
+        self.sensor.set_own(tid, own);
+        let way = self.sensor.plan().way;
+        let Some(watched) = self.loops.get_mut(&tid) else {
+            return;
+        };
+        let process = self.family.get(watched.id.process.pid);
+        let target = self.settings.targets.get(watched.target);
+        let info = Arc::new(LoopInfo {
+            id: watched.id,
+            slot: watched.slot,
+            target: target.map(|target| target.name.clone()).unwrap_or_default(),
+            exe: process
+                .map(|process| process.exe.clone())
+                .unwrap_or_default(),
+            poller: poller.to_owned(),
+            plan: way.name(),
+        });
+        watched.info = Some(info.clone());
+        let guarded = self.settings.mode == Mode::Enforce
+            && target.is_some_and(|target| target.engine.is_some());
+        let key = watched.id.process;
+        self.tell(Notice::Loop { at: now, info });
+        if guarded {
+            // Ahead of need; a refusal is named when it matters.
+            self.hold_lock(key);
+        }
+    }
+}
+
+/// The name of the call a loop polls with; `None` if the next look will know better.
+fn poller(watched: &Loop, own: Poller) -> Option<&'static str> {
+    let class = match own.class {
+        PollClass::Epoll => "epoll",
+        PollClass::Poll => "poll",
+        PollClass::Select => "select",
+    };
+    let reading = watched.last.as_ref();
+    let mut number = reading.map_or(0, |reading| i64::from(reading.syscall));
+    if number == 0 {
+        // It was in its poll before any hook was there.
+        if let Ok(ThreadCall::In { number: found, .. }) =
+            thread_call(watched.id.process.pid, watched.id.tid)
+        {
+            number = found;
+        }
+    }
+    let is_poll = syscalls::known(number).is_some_and(|name| name.contains(class));
+    if !is_poll && watched.adopted_busy.is_none() {
+        // It has just left that poll, and enters the next one under the eyes of a hook.
+        return None;
+    }
+    let name = syscalls::known(number).filter(|name| name.contains(class));
+    Some(name.unwrap_or(class))
+}

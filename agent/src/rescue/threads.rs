@@ -1,0 +1,156 @@
+//! Which threads get a record: those found in a poll or away from one, and those seen polling.
+
+use std::time::Duration;
+
+use super::loops::Loop;
+use super::sentinel::Sentinel;
+use crate::kernel::thread_call::Found;
+use crate::kernel::{Adoption, clock};
+use crate::pipeline::event::{Beat, KernelEvent, Poller, WaitReading};
+use crate::pipeline::{LoopId, Pid, PidKey, Tid};
+use crate::target::sight::Sighting;
+
+impl Sentinel {
+    /// Gives records to threads that were inside a poll when the agent came, and to a leader that was away from one.
+    pub(super) fn adopt_threads(&mut self, key: PidKey, target: usize, sighting: &Sighting) {
+        let now = clock::now();
+        let mut polled = Vec::new();
+        for (tid, found) in &sighting.threads {
+            if let Found::Polling(poller, timeout) = found {
+                polled.push(*poller);
+                let deadline = timeout.map(|span| now.plus(Duration::from_nanos(span)));
+                self.adopt(
+                    key,
+                    *tid,
+                    target,
+                    Some(*poller),
+                    Beat::Polling {
+                        since: now,
+                        deadline,
+                    },
+                    None,
+                );
+            }
+        }
+        let leader = Tid(key.pid.0);
+        let leader_found = sighting
+            .threads
+            .iter()
+            .find(|(tid, _)| *tid == leader)
+            .map(|(_, found)| *found);
+        let another_polls = sighting
+            .epolls
+            .iter()
+            .any(|fd| polled.iter().any(|poller| poller.fd == *fd));
+        // Away from its poller at first sight: a loop if it leads the process, which has an epoll descriptor that no
+        // other thread polls.
+        if let (Some(fd), Some(found), false) =
+            (sighting.epolls.first(), leader_found, another_polls)
+            && !matches!(found, Found::Polling(..))
+            && !self.loops.contains_key(&leader)
+        {
+            let wait = match found {
+                Found::Waiting(awaited, options) => Some(WaitReading {
+                    start: now,
+                    call: Some(now),
+                    calls: 1,
+                    awaited,
+                    options,
+                }),
+                _ => None,
+            };
+            let own = Poller {
+                class: crate::pipeline::event::PollClass::Epoll,
+                fd: *fd,
+            };
+            self.adopt(
+                key,
+                leader,
+                target,
+                Some(own),
+                Beat::Busy { since: now },
+                wait,
+            );
+            if let Some(watched) = self.loops.get_mut(&leader) {
+                watched.adopted_busy = Some(now);
+            }
+        }
+    }
+
+    pub(super) fn adopt(
+        &mut self,
+        key: PidKey,
+        tid: Tid,
+        target: usize,
+        own: Option<Poller>,
+        beat: Beat,
+        wait: Option<WaitReading>,
+    ) {
+        if self.loops.contains_key(&tid) {
+            return;
+        }
+        let Some(stall_after) = self
+            .settings
+            .targets
+            .get(target)
+            .map(|target| target.stall_after)
+        else {
+            return;
+        };
+        let stall_after_ns = u64::try_from(stall_after.as_nanos()).unwrap_or(u64::MAX);
+        let adoption = Adoption {
+            pid: key.pid,
+            tid,
+            own,
+            beat,
+            wait,
+            stall_after_ns,
+        };
+        let Some(slot) = self.sensor.adopt(adoption) else {
+            return;
+        };
+        let mut watched = Loop::new(LoopId { process: key, tid }, target, slot, stall_after);
+        watched.candidate.found_in = own;
+        self.loops.insert(tid, watched);
+    }
+
+    pub(super) fn poller_seen(&mut self, event: &KernelEvent, poller: Poller) {
+        let Some((key, target)) = self
+            .family
+            .get(event.pid)
+            .map(|process| (process.key, process.target))
+        else {
+            return;
+        };
+        if self
+            .pools
+            .get(&event.pid)
+            .is_some_and(|pools| pools.contains(&poller))
+        {
+            self.sensor.release(event.tid, true);
+            return;
+        }
+        self.adopt(
+            key,
+            event.tid,
+            target,
+            None,
+            Beat::Polling {
+                since: event.at,
+                deadline: None,
+            },
+            None,
+        );
+        if let Some(watched) = self.loops.get_mut(&event.tid) {
+            watched.candidate.pollers = vec![(poller, 1)];
+        }
+        self.recognise_process(event.pid);
+    }
+
+    pub(super) fn mark_pool(&mut self, pid: Pid, poller: Poller) {
+        let pools = self.pools.entry(pid).or_default();
+        if !pools.contains(&poller) {
+            pools.push(poller);
+        }
+    }
+}
