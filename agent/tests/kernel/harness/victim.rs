@@ -95,7 +95,9 @@ impl Victim {
     /// Sends a command, whose answer may be read later: a loop that waits for a child answers when it is free again.
     pub(crate) fn tell(&mut self, command: &str) -> Result<()> {
         let input = self.input.as_mut().context("its input is closed")?;
-        writeln!(input, "{command}")
+        // In one piece: a victim that ends at its first byte would break the pipe for a second one.
+        input
+            .write_all(format!("{command}\n").as_bytes())
             .with_context(|| format!("cannot tell the victim to `{command}`"))
     }
 
