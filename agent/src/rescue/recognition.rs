@@ -89,7 +89,7 @@ impl Sentinel {
         let Some(poller) = self
             .loops
             .get(&tid)
-            .and_then(|watched| poller(watched, own))
+            .and_then(|watched| poller(watched, own, now))
         else {
             return;
         };
@@ -123,7 +123,7 @@ impl Sentinel {
 }
 
 /// The name of the call a loop polls with; `None` if the next look will know better.
-fn poller(watched: &Loop, own: Poller) -> Option<&'static str> {
+fn poller(watched: &Loop, own: Poller, now: Mono) -> Option<&'static str> {
     let class = match own.class {
         PollClass::Epoll => "epoll",
         PollClass::Poll => "poll",
@@ -140,8 +140,9 @@ fn poller(watched: &Loop, own: Poller) -> Option<&'static str> {
         }
     }
     let is_poll = syscalls::known(number).is_some_and(|name| name.contains(class));
-    if !is_poll && watched.adopted_busy.is_none() {
-        // It has just left that poll, and enters the next one under the eyes of a hook.
+    // It is between two polls, and enters the next one under the eyes of a hook; unless it stalls.
+    let stalls = |first: Mono| now.since(first) >= watched.stall_after;
+    if !is_poll && !watched.adopted_busy.is_some_and(stalls) {
         return None;
     }
     let name = syscalls::known(number).filter(|name| name.contains(class));
