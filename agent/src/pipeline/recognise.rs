@@ -18,6 +18,8 @@ pub struct Candidate {
     pub pollers: Vec<(Poller, u64)>,
     /// It was found inside this poller when the agent came.
     pub found_in: Option<Poller>,
+    /// It has stayed there, or away from it, for long enough that the other threads of a pool would have shown themselves.
+    pub settled: bool,
     /// Pollers that other threads of its process have used.
     pub shared: Vec<Poller>,
 }
@@ -50,13 +52,14 @@ impl Candidate {
         let favourite = self
             .pollers
             .iter()
+            .map(|(poller, count)| (poller, count + u64::from(self.found_in == Some(*poller))))
             .filter(|(poller, count)| poller.fd >= 0 && *count >= needed(poller.class))
             // An epoll descriptor wins over any poll or select: who has one uses the others for single waits.
             .max_by_key(|(poller, count)| (poller.class == PollClass::Epoll, *count))
             .map(|(poller, _)| *poller);
         let found = self
             .found_in
-            .filter(|poller| poller.class == PollClass::Epoll);
+            .filter(|poller| self.settled && poller.class == PollClass::Epoll);
         favourite.or(found)
     }
 }
@@ -138,7 +141,24 @@ mod tests {
                 "found inside its poll, idle ever since",
                 Candidate {
                     found_in: Some(EPOLL),
+                    settled: true,
                     ..Candidate::default()
+                },
+                Recognised::Loop(EPOLL),
+            ),
+            (
+                "found inside its poll a moment ago",
+                Candidate {
+                    found_in: Some(EPOLL),
+                    ..Candidate::default()
+                },
+                Recognised::Undecided,
+            ),
+            (
+                "found inside its poll, and came back",
+                Candidate {
+                    found_in: Some(EPOLL),
+                    ..candidate(&[(EPOLL, 1)])
                 },
                 Recognised::Loop(EPOLL),
             ),
@@ -146,6 +166,7 @@ mod tests {
                 "found inside a poll on a socket",
                 Candidate {
                     found_in: Some(POLL),
+                    settled: true,
                     ..Candidate::default()
                 },
                 Recognised::Undecided,

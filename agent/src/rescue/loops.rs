@@ -20,6 +20,8 @@ pub(super) struct Loop {
     pub(super) slot: u32,
     pub(super) stall_after: Duration,
     pub(super) candidate: Candidate,
+    /// When it got its record.
+    pub(super) adopted: Mono,
     /// Set once it is recognised.
     pub(super) info: Option<Arc<LoopInfo>>,
     /// The agent found it away from its poller, first seen then: stall lengths are lower bounds until it polls.
@@ -91,13 +93,20 @@ pub(super) struct Episode {
 
 impl Loop {
     /// The process and thread, and the target it belongs to, before anything is known of it.
-    pub(super) fn new(id: LoopId, target: usize, slot: u32, stall_after: Duration) -> Self {
+    pub(super) fn new(
+        id: LoopId,
+        target: usize,
+        slot: u32,
+        stall_after: Duration,
+        adopted: Mono,
+    ) -> Self {
         Self {
             id,
             target,
             slot,
             stall_after,
             candidate: Candidate::default(),
+            adopted,
             info: None,
             adopted_busy: None,
             last: None,

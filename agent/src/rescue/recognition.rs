@@ -1,7 +1,9 @@
 //! Telling loops from other threads, with the evidence so far.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::look::away_since;
 use super::loops::Loop;
 use super::sentinel::Sentinel;
 use crate::kernel::thread_call::{ThreadCall, thread_call};
@@ -9,6 +11,9 @@ use crate::kernel::{clock, syscalls};
 use crate::pipeline::event::{PollClass, Poller};
 use crate::pipeline::recognise::{Recognised, recognise};
 use crate::pipeline::{EndedBy, LoopInfo, Mode, Mono, Notice, Pid, Tid};
+
+/// How long a thread must stay at the poller it was found in: the threads of a pool take turns much faster.
+const SETTLED: Duration = Duration::from_millis(500);
 
 impl Sentinel {
     pub(super) fn read_loop(&mut self, tid: Tid) {
@@ -65,6 +70,7 @@ impl Sentinel {
         }
         let mut candidate = Self::candidate_of(watched);
         candidate.shared = shared;
+        candidate.settled = now.since(watched.adopted) >= SETTLED || stalls(watched, now);
         match recognise(&candidate) {
             Recognised::Loop(own) if watched.info.is_none() => self.recognised(tid, own, now),
             Recognised::Pool(shared) => {
@@ -122,6 +128,14 @@ impl Sentinel {
     }
 }
 
+/// Whether a thread that has not been recognised yet is away for so long that it would be a stall.
+fn stalls(watched: &Loop, now: Mono) -> bool {
+    let reading = watched.last.as_ref();
+    reading
+        .and_then(|reading| away_since(watched, reading, now))
+        .is_some_and(|since| now.since(since) >= watched.stall_after)
+}
+
 /// The name of the call a loop polls with; `None` if the next look will know better.
 fn poller(watched: &Loop, own: Poller, now: Mono) -> Option<&'static str> {
     let class = match own.class {
@@ -141,8 +155,7 @@ fn poller(watched: &Loop, own: Poller, now: Mono) -> Option<&'static str> {
     }
     let is_poll = syscalls::known(number).is_some_and(|name| name.contains(class));
     // It is between two polls, and enters the next one under the eyes of a hook; unless it stalls.
-    let stalls = |first: Mono| now.since(first) >= watched.stall_after;
-    if !is_poll && !watched.adopted_busy.is_some_and(stalls) {
+    if !is_poll && !stalls(watched, now) {
         return None;
     }
     let name = syscalls::known(number).filter(|name| name.contains(class));

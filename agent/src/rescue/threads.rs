@@ -109,7 +109,13 @@ impl Sentinel {
         let Some(slot) = self.sensor.adopt(adoption) else {
             return;
         };
-        let mut watched = Loop::new(LoopId { process: key, tid }, target, slot, stall_after);
+        let mut watched = Loop::new(
+            LoopId { process: key, tid },
+            target,
+            slot,
+            stall_after,
+            clock::now(),
+        );
         watched.candidate.found_in = own;
         self.loops.insert(tid, watched);
     }
