@@ -281,7 +281,7 @@ async fn values_and_labels(prometheus: &Prometheus) {
                 1.0,
             ),
             (
-                "loopwarden_action_signals_total{signal=\"SIGTERM\",mode=\"observe\",refused_by=\"paused\",WHO}",
+                "loopwarden_action_signals_total{signal=\"SIGTERM\",mode=\"enforce\",refused_by=\"budget\",WHO}",
                 0.0,
             ),
             (&format!("{rescue}_sum{{WHO}}"), 0.52),
