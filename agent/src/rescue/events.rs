@@ -30,7 +30,8 @@ impl Sentinel {
     }
 
     pub(super) fn take(&mut self, event: &KernelEvent, must_read: bool) {
-        log::trace!("{event:?}");
+        // A target of its own, which does not move with the code: `RUST_LOG=loopwarden::events=trace`.
+        log::trace!(target: "loopwarden::events", "{event:?}");
         if let What::Exited { start_ns, .. } = event.what {
             let key = PidKey {
                 pid: event.pid,

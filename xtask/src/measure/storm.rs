@@ -18,7 +18,7 @@ use super::victims::Victim;
 use super::{Outcome, Size};
 
 /// Kernel events as the agent traces them.
-const TRACE: &str = "warn,loopwarden::rescue::sentinel=trace";
+const TRACE: &str = "warn,loopwarden::events=trace";
 const KINDS: [&str; 4] = [
     "what: Forked ",
     "what: Execed ",
