@@ -11,7 +11,7 @@ use super::Case;
 use crate::harness::scene::{ENFORCE, Scene};
 use crate::harness::shared::Grace;
 use crate::harness::victim::Victim;
-use crate::harness::{ENGINE, SHELL, alive, folder, link_to, program, slowness};
+use crate::harness::{ENGINE, SHELL, alive, folder, program, slowness};
 use crate::sys::{self, PollCall};
 
 pub(super) fn cases() -> Vec<Case> {
@@ -103,7 +103,8 @@ fn own_program() -> Result<(String, String)> {
     let own = format!("own-{}", sys::mono_ns());
     std::fs::create_dir(folder().join(&own))?;
     let before = format!("{own}/{ENGINE}");
-    link_to(&folder().join(&before))?;
+    // A link and no copy: a file that was just written may still be open for writing in a child of another test.
+    std::fs::hard_link(program(ENGINE), folder().join(&before))?;
     Ok((before, format!("{own}/renamed")))
 }
 

@@ -78,7 +78,7 @@ pub(crate) fn folder() -> &'static Path {
 }
 
 /// Puts this program at another path: a link, or a copy where that is another file system.
-pub(crate) fn link_to(path: &Path) -> Result<()> {
+fn link_to(path: &Path) -> Result<()> {
     let this = std::env::current_exe().context("cannot find this program's file")?;
     std::fs::hard_link(&this, path)
         .or_else(|_| std::fs::copy(&this, path).map(|_| ()))
