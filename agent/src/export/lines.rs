@@ -237,7 +237,7 @@ impl Lines {
             Notice::Lost { at, what, count } => (*at, format!("lost {count} x {what}")),
             Notice::EngineWait { .. } => return None,
         };
-        Some(format!("{} {line}", clock.time_of_day(at)))
+        Some(format!("{} {}", clock.time_of_day(at), printable(&line)))
     }
 
     fn summary_text(&self, info: &LoopInfo, totals: &LoopTotals) -> String {
@@ -320,6 +320,12 @@ fn action_line(info: &LoopInfo, action: &ActionNotice, clock: WallClock) -> Map<
     line
 }
 
+/// A sentence that stays one line and moves no cursor: an executable may be named with anything, escape codes included.
+fn printable(line: &str) -> String {
+    let plain = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    line.chars().map(plain).collect()
+}
+
 fn name(info: &LoopInfo) -> String {
     let thread = if info.id.tid.0 == info.id.process.pid.0 {
         String::new()
@@ -385,6 +391,11 @@ fn action_text(info: &LoopInfo, action: &ActionNotice) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hostile_name_forges_no_line_and_no_escape_code() {
+        assert_eq!(printable("a\n\u{1b}[2Jb é"), "a\u{fffd}\u{fffd}[2Jb é");
+    }
 
     #[test]
     fn times_are_rfc3339() {
