@@ -181,8 +181,13 @@ fn stall(view: &StallView) -> Vec<KeyValue> {
         attributes.push(string("loopwarden.child.executable.name", &child.exe));
         attributes.push(string("loopwarden.child.state", &child.state));
     }
-    if let Some(stack) = &view.stack {
+    let stack = view
+        .evidence
+        .as_ref()
+        .and_then(|found| found.stack.as_ref());
+    if let Some(stack) = stack {
         let lines: Vec<String> = stack
+            .frames
             .iter()
             .map(|frame| match (&frame.file, frame.line) {
                 (Some(file), Some(line)) => format!("{} ({file}:{line})", frame.function),

@@ -293,8 +293,13 @@ fn stall(kind: &str, info: &LoopInfo, view: &StallView, clock: WallClock) -> Map
         line.insert("busy_is_lower_bound".into(), json!(true));
     }
     line.insert("cause".into(), json!(view.cause));
-    if let Some(stack) = &view.stack {
-        line.insert("stack".into(), json!(stack));
+    if let Some(evidence) = &view.evidence {
+        if let Some(stack) = &evidence.stack {
+            line.insert("stack".into(), json!(stack.frames));
+        }
+        if !evidence.missing.is_empty() {
+            line.insert("missing".into(), json!(evidence.missing));
+        }
     }
     line
 }

@@ -1,6 +1,7 @@
 //! What a stalled thread is stuck on, from what procfs and its record show at one moment. Says `unknown` rather than guess.
 
 use super::cause::{Cause, CauseKind, ChildCause};
+use super::evidence::Details;
 
 /// What the thread does in the kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -11,10 +12,12 @@ pub enum Doing {
     Call {
         /// Its name.
         name: String,
-        /// What its first argument refers to, where that is a descriptor.
+        /// The descriptor that it is about, where it is about one.
+        fd: Option<i32>,
+        /// What that refers to.
         descriptor: Option<Descriptor>,
-        /// Second argument, for calls that are several in one.
-        operation: u64,
+        /// Its arguments.
+        args: [u64; 6],
     },
     /// Asleep, and not in a system call.
     Elsewhere,
@@ -51,6 +54,8 @@ pub struct ThreadFacts {
     pub in_own_poll: bool,
     /// Nanoseconds on a CPU and on the run queue since the last look, if both looks could be taken.
     pub scheduled: Option<Scheduled>,
+    /// What was found out beside this look, about the same call.
+    pub details: Details,
 }
 
 /// What the scheduler says of the time between two looks.
@@ -83,7 +88,13 @@ pub fn classify(facts: &ThreadFacts) -> Cause {
         kind: kind(facts),
         syscall,
         child,
-        ..Cause::default()
+        peer: facts
+            .details
+            .socket
+            .as_ref()
+            .and_then(|socket| socket.peer.clone()),
+        file: facts.details.file.clone(),
+        holder_pid: facts.details.holder.as_ref().map(|holder| holder.pid),
     }
 }
 
@@ -99,8 +110,9 @@ fn kind(facts: &ThreadFacts) -> CauseKind {
         Doing::Call {
             name,
             descriptor,
-            operation,
-        } if !facts.in_own_poll => call(name, *descriptor, *operation),
+            args,
+            ..
+        } if !facts.in_own_poll => call(name, *descriptor, args[1]),
         _ => CauseKind::Unknown,
     }
 }
@@ -144,8 +156,9 @@ mod tests {
     fn in_call(name: &str, descriptor: Option<Descriptor>, operation: u64) -> ThreadFacts {
         let doing = Doing::Call {
             name: name.into(),
+            fd: descriptor.map(|_| 3),
             descriptor,
-            operation,
+            args: [0, operation, 0, 0, 0, 0],
         };
         ThreadFacts {
             state: 'S',

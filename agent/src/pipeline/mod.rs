@@ -7,6 +7,7 @@
 pub mod cause;
 pub mod classify;
 pub mod event;
+pub mod evidence;
 pub mod family;
 pub mod histogram;
 pub mod ids;
@@ -16,6 +17,7 @@ pub mod recognise;
 pub mod refusal;
 
 pub use cause::{Cause, CauseKind, ChildCause, Frame};
+pub use evidence::Evidence;
 pub use histogram::Histogram;
 pub use ids::{IncidentId, LoopId, Mono, NsPid, Pid, PidKey, Tid};
 pub use notice::{

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::cause::{Cause, Frame};
+use super::cause::Cause;
+use super::evidence::Evidence;
 use super::histogram::Histogram;
 use super::ids::{IncidentId, LoopId, Mono, Pid};
 use super::refusal::Refusal;
@@ -153,8 +154,8 @@ pub struct StallView {
     pub busy_is_lower_bound: bool,
     /// What it is stuck on.
     pub cause: Cause,
-    /// Stack of the loop thread, if it was read.
-    pub stack: Option<Vec<Frame>>,
+    /// What was found out so far beside the quick look.
+    pub evidence: Option<Arc<Evidence>>,
 }
 
 /// A signal that was sent, would have been, or was refused.

@@ -10,7 +10,7 @@ use crate::pipeline::policy::Condition;
 use crate::pipeline::{
     ActionNotice, Mode, Mono, Notice, Outcome, Pid, PidKey, Refusal, Signal, Tid,
 };
-use crate::target::proc;
+use crate::proc;
 
 /// After SIGKILL, how long until a child that has not ended is reported.
 const INEFFECTIVE_AFTER: Duration = Duration::from_secs(1);

@@ -5,8 +5,8 @@ use super::sentinel::Sentinel;
 use crate::pipeline::event::Awaited;
 use crate::pipeline::policy::{Decision, decide};
 use crate::pipeline::{Mono, Notice, Pid, Tid};
+use crate::proc;
 use crate::target::cgroup::CpuStat;
-use crate::target::proc;
 
 impl Sentinel {
     /// Brings the episode of a loop up to date with its record, and decides if it is time.

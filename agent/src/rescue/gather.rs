@@ -8,8 +8,8 @@ use crate::pipeline::event::{Awaited, WaitOptions};
 use crate::pipeline::family::Process;
 use crate::pipeline::policy::{ChildFacts, Condition, Guards, Place, WaitFacts};
 use crate::pipeline::{ChildCause, Mono, NsPid, Pid, Tid};
+use crate::proc;
 use crate::target::cgroup::CpuStat;
-use crate::target::proc;
 
 /// Children that are looked at for one decision; a loop with more gets `ambiguous_child` from the policy anyway.
 const MOST_CHILDREN: usize = 64;

@@ -5,8 +5,9 @@ use crate::kernel::syscalls;
 use crate::kernel::thread_call::{ThreadCall, thread_call};
 use crate::pipeline::classify::{Descriptor, Doing, Scheduled, ThreadFacts};
 use crate::pipeline::event::{Beat, Reading};
+use crate::pipeline::evidence::Details;
 use crate::pipeline::{ChildCause, LoopId, Mono};
-use crate::target::proc;
+use crate::proc;
 
 /// The scheduler's accounts of a thread at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +29,7 @@ pub(super) fn look(
     let accounts = accounts(id, now);
     let facts = ThreadFacts {
         state: proc::thread_stat(pid, tid).map_or('?', |stat| stat.state),
-        doing: doing(id),
+        doing: doing(id, reading),
         waits: waits(reading) || child.is_some(),
         child,
         in_own_poll: matches!(reading.beat, Beat::Polling { .. }),
@@ -37,6 +38,7 @@ pub(super) fn look(
             run_ns: after.run_ns.saturating_sub(before.run_ns),
             wait_ns: after.wait_ns.saturating_sub(before.wait_ns),
         }),
+        details: Details::default(),
     };
     (facts, accounts)
 }
@@ -48,18 +50,28 @@ pub(super) fn waits(reading: &Reading) -> bool {
         .is_some_and(|wait| wait.calls > 1 || (wait.call.is_some() && !wait.options.polls()))
 }
 
-fn doing(id: LoopId) -> Doing {
+fn doing(id: LoopId, reading: &Reading) -> Doing {
     let pid = id.process.pid;
     match thread_call(pid, id.tid) {
         Ok(ThreadCall::Running) => Doing::Running,
         Ok(ThreadCall::Elsewhere) => Doing::Elsewhere,
-        Ok(ThreadCall::In { number, args }) => Doing::Call {
-            name: syscalls::name(number),
-            descriptor: i32::try_from(args[0])
-                .ok()
-                .and_then(|fd| Some(descriptor(&proc::descriptor(pid, fd).ok()?))),
-            operation: args[1],
-        },
+        Ok(ThreadCall::In { number, args }) => {
+            let name = syscalls::name(number);
+            let fd = match reading.nested {
+                // Its descriptors are in the process's memory; the hook has seen them.
+                Some(nested) if name.contains("poll") || name.contains("select") => {
+                    Some(nested.poller.fd)
+                }
+                _ => i32::try_from(args[0]).ok(),
+            };
+            let link = fd.and_then(|fd| proc::descriptor(pid, fd).ok());
+            Doing::Call {
+                name,
+                fd: fd.filter(|_| link.is_some()),
+                descriptor: link.as_deref().map(descriptor),
+                args,
+            }
+        }
         Err(_) => Doing::Unreadable,
     }
 }

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use super::look::Accounts;
 use crate::action::Child;
+use crate::pipeline::classify::ThreadFacts;
 use crate::pipeline::event::{Awaited, Poller, Reading, WaitOptions};
 use crate::pipeline::recognise::Candidate;
 use crate::pipeline::{
-    Cause, ChildCause, IncidentId, LoopId, LoopInfo, Mono, Pid, Refusal, Signal,
+    Cause, ChildCause, Evidence, IncidentId, LoopId, LoopInfo, Mono, Pid, Refusal, Signal,
 };
 
 /// A thread with a record.
@@ -47,6 +48,12 @@ pub(super) struct Stall {
     pub(super) cause_of_action: Option<(Cause, Mono)>,
     pub(super) accounts: Option<Accounts>,
     pub(super) next_look: Mono,
+    /// What the last look saw.
+    pub(super) facts: ThreadFacts,
+    /// What the evidence thread found.
+    pub(super) evidence: Option<Arc<Evidence>>,
+    /// When it was asked, while its answer is due.
+    pub(super) asked: Option<Mono>,
     /// Signals we sent in this stall.
     pub(super) strikes: Vec<Struck>,
 }

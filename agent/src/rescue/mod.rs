@@ -7,6 +7,7 @@
 mod act;
 mod episode;
 mod events;
+mod explain;
 mod gather;
 mod guards;
 mod look;

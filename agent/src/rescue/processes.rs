@@ -7,7 +7,7 @@ use super::sentinel::Sentinel;
 use crate::kernel::clock;
 use crate::pipeline::family::Process;
 use crate::pipeline::{EndedBy, Mono, Notice, Pid, PidKey, Tid};
-use crate::target::proc;
+use crate::proc;
 use crate::target::scout::{Answer, Question};
 use crate::target::sight::Sighting;
 
@@ -197,6 +197,7 @@ impl Sentinel {
             Some(_) => {
                 self.family.remove(pid);
                 self.sensor.forget(pid);
+                self.forget_evidence(pid);
             }
             None => {}
         }

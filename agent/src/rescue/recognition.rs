@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::look::away_since;
 use super::loops::Loop;
 use super::sentinel::Sentinel;
+use crate::evidence::Question;
 use crate::kernel::thread_call::{ThreadCall, thread_call};
 use crate::kernel::{clock, syscalls};
 use crate::pipeline::event::{PollClass, Poller};
@@ -120,7 +121,11 @@ impl Sentinel {
         let guarded = self.settings.mode == Mode::Enforce
             && target.is_some_and(|target| target.engine.is_some());
         let key = watched.id.process;
-        self.tell(Notice::Loop { at: now, info });
+        self.tell(Notice::Loop {
+            at: now,
+            info: info.clone(),
+        });
+        self.tell_collector(Question::Prepare(info.id));
         if guarded {
             // Ahead of need; a refusal is named when it matters.
             self.hold_lock(key);

@@ -12,6 +12,7 @@ use super::settings::Settings;
 use super::stats::Stats;
 use super::thread::Summary;
 use crate::action::{Budget, EnforcerLock, RunDir};
+use crate::evidence::Collector;
 use crate::kernel::{Sensor, clock};
 use crate::pipeline::event::{KernelEvent, Poller};
 use crate::pipeline::family::Family;
@@ -35,6 +36,7 @@ pub(super) struct Sentinel {
     /// Loop processes that wait after an action.
     pub(super) paused: HashMap<Pid, Mono>,
     pub(super) scout: Scout,
+    pub(super) collector: Collector,
     pub(super) rules: Arc<dyn Matching>,
     pub(super) stats: Arc<Stats>,
     pub(super) tell: Box<dyn FnMut(Notice) + Send>,
@@ -71,6 +73,7 @@ impl Sentinel {
         settings: Settings,
         rules: Arc<dyn Matching>,
         scout: Scout,
+        collector: Collector,
         tell: Box<dyn FnMut(Notice) + Send>,
         stats: Arc<Stats>,
     ) -> Self {
@@ -84,6 +87,7 @@ impl Sentinel {
             started: now,
             paused: HashMap::new(),
             scout,
+            collector,
             rules,
             stats,
             tell,
@@ -214,11 +218,13 @@ impl Sentinel {
         self.tell_lost(now);
         let Self {
             scout,
+            collector,
             actions,
             sensor,
             ..
         } = self;
         scout.stop();
+        collector.stop();
         (Summary { actions }, sensor)
     }
 }

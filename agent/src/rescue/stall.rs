@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::look::{away_since, look};
 use super::loops::{Loop, Stall};
 use super::sentinel::Sentinel;
-use crate::pipeline::classify::classify;
+use crate::pipeline::classify::{ThreadFacts, classify};
 use crate::pipeline::event::Beat;
 use crate::pipeline::recognise::Candidate;
 use crate::pipeline::{Cause, ChildCause, EndedBy, LoopTotals, Mono, Notice, StallView, Tid};
@@ -69,23 +69,23 @@ impl Sentinel {
             return;
         };
         let child = self.child_cause(watched, now);
-        let (cause, accounts) = match &watched.last {
-            Some(reading) => {
-                let (facts, accounts) = look(watched.id, reading, None, child, now);
-                (classify(&facts), accounts)
-            }
-            None => (Cause::default(), None),
+        let (facts, accounts) = match &watched.last {
+            Some(reading) => look(watched.id, reading, None, child, now),
+            None => (ThreadFacts::default(), None),
         };
         let lower_bound = watched.adopted_busy.is_some();
         let stall = Stall {
             incident,
             since,
             lower_bound,
-            cause,
+            cause: classify(&facts),
             cause_of_action: None,
             cause_at: now,
             accounts,
             next_look: now.plus(SECOND_LOOK),
+            facts: facts.clone(),
+            evidence: None,
+            asked: None,
             strikes: Vec::new(),
         };
         let Some(watched) = self.loops.get_mut(&tid) else {
@@ -97,6 +97,7 @@ impl Sentinel {
             self.sensor.notify(tid);
             self.tell(Notice::StallOpened { info, view });
         }
+        self.ask_evidence(tid, &facts, now);
     }
 
     /// An action opens its incident, whatever the stall's length: a grace below the threshold is allowed.
@@ -126,7 +127,12 @@ impl Sentinel {
             return;
         };
         let child = self.child_cause(watched, now);
-        let (facts, accounts) = look(watched.id, reading, stall.accounts, child, now);
+        let (mut facts, accounts) = look(watched.id, reading, stall.accounts, child, now);
+        let same_call = facts.doing == stall.facts.doing;
+        if same_call {
+            facts.details = stall.facts.details.clone();
+        }
+        let ask = !same_call && stall.asked.is_none();
         let mut cause = classify(&facts);
         if let (None, Some(child)) = (&cause.child, aged(stall, now).child)
             && cause.kind == stall.cause.kind
@@ -148,6 +154,7 @@ impl Sentinel {
         };
         stall.next_look = now.plus(LOOK_AGAIN);
         stall.accounts = accounts.or(stall.accounts);
+        stall.facts = facts.clone();
         // A cause once shown is not taken back for a moment in which nothing can be shown.
         let news =
             differs(&stall.cause, &cause) && cause.kind != crate::pipeline::CauseKind::Unknown;
@@ -158,6 +165,9 @@ impl Sentinel {
             if let Some(info) = info {
                 self.tell(Notice::StallUpdated { info, view });
             }
+        }
+        if ask {
+            self.ask_evidence(tid, &facts, now);
         }
     }
 
@@ -200,6 +210,7 @@ impl Sentinel {
             stall.cause = cause;
             stall.cause_at = seen;
         }
+        Self::unexplained(&mut stall.evidence, stall.asked);
         let view = view_of(&stall, at);
         self.tell(Notice::StallClosed {
             info,
@@ -290,19 +301,19 @@ fn aged(stall: &Stall, at: Mono) -> Cause {
     cause
 }
 
-fn view_of(stall: &Stall, at: Mono) -> StallView {
+pub(super) fn view_of(stall: &Stall, at: Mono) -> StallView {
     StallView {
         incident: stall.incident,
         at,
         busy: at.since(stall.since),
         busy_is_lower_bound: stall.lower_bound,
         cause: aged(stall, at),
-        stack: None,
+        evidence: stall.evidence.clone(),
     }
 }
 
 /// Whether a person would call it another cause: the age of a signal is no news.
-fn differs(before: &Cause, after: &Cause) -> bool {
+pub(super) fn differs(before: &Cause, after: &Cause) -> bool {
     let plain = |cause: &Cause| {
         let mut plain = cause.clone();
         if let Some(child) = &mut plain.child {

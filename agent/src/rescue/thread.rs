@@ -11,6 +11,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use super::sentinel::Sentinel;
 use super::settings::Settings;
 use super::stats::Stats;
+use crate::evidence::{self, Collector};
 use crate::kernel::{Sensor, clock, realtime};
 use crate::pipeline::{Notice, Pid};
 use crate::target::scout::{Answer, Matching, Scout};
@@ -24,6 +25,8 @@ pub(super) enum Message {
     Reload(Box<Settings>, Arc<dyn Matching>),
     /// An answer of the scout.
     Answer(Answer),
+    /// An answer of the evidence thread.
+    Explained(Box<evidence::Answer>),
     /// End, and tell the final counts of every loop.
     Stop,
 }
@@ -72,13 +75,27 @@ pub fn start(
             post(&sender, &wake, Message::Answer(answer));
         })?
     };
+    let collector = {
+        let (sender, wake) = (sender.clone(), wake.clone());
+        Collector::start(clock::now, move |answer| {
+            post(&sender, &wake, Message::Explained(Box::new(answer)));
+        })?
+    };
     let woken = wake.clone();
     let (done, finished) = channel();
     std::thread::Builder::new()
         .name("rescue".into())
         .spawn(move || {
             stats.without_priority(realtime::prefer_this_thread().err());
-            let mut sentinel = Sentinel::new(sensor, settings, rules, scout, Box::new(tell), stats);
+            let mut sentinel = Sentinel::new(
+                sensor,
+                settings,
+                rules,
+                scout,
+                collector,
+                Box::new(tell),
+                stats,
+            );
             run(&mut sentinel, &inbox, &woken);
             let (summary, sensor) = sentinel.finish();
             // Detaching hooks takes the kernel a second or more; nobody needs to wait for it. No receiver is fine too.
@@ -143,6 +160,7 @@ fn run(sentinel: &mut Sentinel, inbox: &Receiver<Message>, wake: &OwnedFd) {
                 Message::Watch(processes) => sentinel.watch(&processes),
                 Message::Reload(settings, rules) => sentinel.reload(*settings, rules),
                 Message::Answer(answer) => sentinel.answered(answer),
+                Message::Explained(answer) => sentinel.explained(*answer),
                 Message::Stop => {
                     // What happened before the stop was asked for, such as the end of the last target.
                     sentinel.take_events();

@@ -4,6 +4,5 @@
 //! thread, never on the rescue thread.
 
 pub mod cgroup;
-pub mod proc;
 pub mod scout;
 pub mod sight;

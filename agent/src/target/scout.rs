@@ -7,9 +7,9 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
 use super::cgroup::CpuStat;
-use super::proc;
 use super::sight::{Sighting, look};
 use crate::pipeline::Pid;
+use crate::proc;
 
 /// Questions that may wait; further ones are dropped and asked again by the next scan.
 const QUEUE: usize = 4096;

@@ -2,10 +2,10 @@
 
 use std::io;
 
-use super::proc;
 use crate::kernel::thread_call::{Found, found};
 use crate::pipeline::family::Container;
 use crate::pipeline::{Pid, Tid};
+use crate::proc;
 
 /// A look at a process.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -125,7 +125,7 @@ fn view(busy: Duration) -> StallView {
             kind: CauseKind::ChildWait,
             ..Cause::default()
         },
-        stack: None,
+        evidence: None,
     }
 }
 

@@ -1,9 +1,10 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::pipeline::evidence::{Stack, StackKind};
 use crate::pipeline::{
-    Cause, CauseKind, ChildCause, EndedBy, Frame, IncidentId, LoopId, Mode, NsPid, Pid, PidKey,
-    Refusal, Signal, Tid,
+    Cause, CauseKind, ChildCause, EndedBy, Evidence, Frame, IncidentId, LoopId, Mode, NsPid, Pid,
+    PidKey, Refusal, Signal, Tid,
 };
 
 const NOW: Now = Now {
@@ -48,11 +49,17 @@ fn view() -> StallView {
             file: Some("postgresql://me:hunter2@db/x".into()),
             ..Cause::default()
         },
-        stack: Some(vec![Frame {
-            function: "wait".into(),
-            file: Some("subprocess.py".into()),
-            line: Some(3),
-        }]),
+        evidence: Some(Arc::new(Evidence {
+            stack: Some(Stack {
+                kind: StackKind::Python,
+                frames: vec![Frame {
+                    function: "wait".into(),
+                    file: Some("subprocess.py".into()),
+                    line: Some(3),
+                }],
+            }),
+            ..Evidence::default()
+        })),
     }
 }
 

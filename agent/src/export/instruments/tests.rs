@@ -40,7 +40,7 @@ fn view(ms: u64, busy_ms: u64, kind: CauseKind) -> StallView {
             kind,
             ..Cause::default()
         },
-        stack: None,
+        evidence: None,
     }
 }
 

@@ -1,0 +1,152 @@
+//! The other end of a socket, from the tables of the process's network namespace.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::pipeline::Pid;
+use crate::pipeline::evidence::SocketDetail;
+
+/// A node has tens of thousands of sockets, at some 150 bytes a line; more are not read.
+const MAX_BYTES: u64 = 16 << 20;
+
+/// A table of `/proc/PID/net/`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Table {
+    /// TCP over IPv4.
+    Tcp,
+    /// TCP over IPv6.
+    Tcp6,
+    /// UDP over IPv4.
+    Udp,
+    /// UDP over IPv6.
+    Udp6,
+}
+
+impl Table {
+    const ALL: [Table; 4] = [Table::Tcp, Table::Tcp6, Table::Udp, Table::Udp6];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Table::Tcp => "tcp",
+            Table::Tcp6 => "tcp6",
+            Table::Udp => "udp",
+            Table::Udp6 => "udp6",
+        }
+    }
+
+    const fn protocol(self) -> &'static str {
+        match self {
+            Table::Tcp | Table::Tcp6 => "tcp",
+            Table::Udp | Table::Udp6 => "udp",
+        }
+    }
+}
+
+/// The socket with this inode, in the network namespace of the process; `None` if no table lists it.
+pub fn find(pid: Pid, inode: u64) -> std::io::Result<Option<SocketDetail>> {
+    for table in Table::ALL {
+        let path = format!("/proc/{pid}/net/{}", table.name());
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            // A kernel without IPv6 has no such table.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => {
+                return Err(std::io::Error::new(
+                    error.kind(),
+                    format!("{path} could not be read: {error}"),
+                ));
+            }
+        };
+        for line in BufReader::new(file.take(MAX_BYTES)).lines() {
+            if let Some(socket) = parse(&line?, table, inode) {
+                return Ok(Some(socket));
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn parse(line: &str, table: Table, inode: u64) -> Option<SocketDetail> {
+    let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+    if fields.get(9)?.parse() != Ok(inode) {
+        return None;
+    }
+    let (sent, _) = fields.get(4)?.split_once(':')?;
+    let peer = address(fields.get(2)?)?;
+    let state = state(u8::from_str_radix(fields.get(3)?, 16).ok()?);
+    Some(SocketDetail {
+        protocol: table.protocol().to_owned(),
+        peer: (peer.port() != 0).then(|| peer.to_string()),
+        state: (table.protocol() == "tcp").then(|| state.to_owned()),
+        unacknowledged_bytes: u64::from_str_radix(sent, 16).ok(),
+    })
+}
+
+/// `0100007F:1538`: the address in the machine's byte order, word by word, and the port.
+fn address(text: &str) -> Option<SocketAddr> {
+    let (address, port) = text.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let words: Option<Vec<[u8; 4]>> = (0..address.len() / 8)
+        .map(|i| {
+            let word = address.get(i * 8..i * 8 + 8)?;
+            Some(u32::from_str_radix(word, 16).ok()?.to_ne_bytes())
+        })
+        .collect();
+    let ip = match words?.as_slice() {
+        [v4] => IpAddr::V4(Ipv4Addr::from(*v4)),
+        [a, b, c, d] => {
+            let mut bytes = [0; 16];
+            for (i, word) in [a, b, c, d].into_iter().enumerate() {
+                bytes[i * 4..i * 4 + 4].copy_from_slice(word);
+            }
+            // What a person knows it by, not its form inside an IPv6 socket.
+            Ipv6Addr::from(bytes).to_canonical()
+        }
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, port))
+}
+
+/// `include/net/tcp_states.h`.
+const fn state(number: u8) -> &'static str {
+    match number {
+        1 => "ESTABLISHED",
+        2 => "SYN_SENT",
+        3 => "SYN_RECV",
+        4 => "FIN_WAIT1",
+        5 => "FIN_WAIT2",
+        6 => "TIME_WAIT",
+        7 => "CLOSE",
+        8 => "CLOSE_WAIT",
+        9 => "LAST_ACK",
+        10 => "LISTEN",
+        11 => "CLOSING",
+        _ => "UNKNOWN",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_table_is_a_socket() {
+        let line = "   1: 0100007F:A1B2 0500000A:1538 04 0000002A:00000000 01:00000014 00000000     0        0 4242 1 0000000000000000 20 4 30 10 -1";
+        let socket = parse(line, Table::Tcp, 4242).unwrap();
+        assert_eq!(socket.peer.as_deref(), Some("10.0.0.5:5432"));
+        assert_eq!(socket.state.as_deref(), Some("FIN_WAIT1"));
+        assert_eq!(socket.unacknowledged_bytes, Some(42));
+        assert_eq!(parse(line, Table::Tcp, 4243), None);
+        let mapped = "0000000000000000FFFF00000100007F:0050";
+        assert_eq!(address(mapped).unwrap().to_string(), "127.0.0.1:80");
+        for bad in [
+            "",
+            "x",
+            "  1: zz:1 0:0 01 0:0 0 0 0 0 4242",
+            "sl local_address",
+        ] {
+            assert_eq!(parse(bad, Table::Tcp, 4242), None, "{bad}");
+        }
+    }
+}

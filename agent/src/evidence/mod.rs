@@ -1,0 +1,10 @@
+//! What a stalled loop waits for, by name: sockets and their peers, files, holders, stacks, the state of the child.
+//!
+//! A thread of its own takes questions from the rescue thread through a bounded queue and answers by message. It explains and
+//! decides nothing: no signal depends on it, and the rescue never waits for it. It only reads; nothing in the watched process
+//! changes. What can hang or be hostile (memory, files below `/proc/PID/root`) is read in a disposable process.
+
+pub mod facts;
+mod thread;
+
+pub use thread::{Answer, Collector, Question, Request};
