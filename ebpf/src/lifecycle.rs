@@ -23,15 +23,14 @@ pub fn forked(ctx: &RawTracePointContext) {
     // SAFETY: the pointer comes from the map and is checked.
     let flags = unsafe { (*entry).flags };
     let (parent, child) = (Task(ctx.arg(0)), Task(ctx.arg(1)));
-    let (Some(pid), Some(tgid)) = (child.pid(), child.tgid()) else {
-        return;
-    };
-    if pid != tgid {
+    // Plain values with a default instead of options: the compiler keeps an unset stack slot for the empty case of those,
+    // which the verifier of Linux 5.10 takes for a use of it.
+    let pid = child.pid().unwrap_or(0);
+    let tgid = child.tgid().unwrap_or(0);
+    let start_ns = child.start_ns().unwrap_or(0);
+    if pid == 0 || pid != tgid || start_ns == 0 {
         return;
     }
-    let Some(start_ns) = child.start_ns() else {
-        return;
-    };
     // Not always the caller: CLONE_PARENT makes a sibling.
     let parent_tgid = child.parent_tgid().unwrap_or(maker.tgid);
     let known = TaskEntry {
@@ -46,10 +45,10 @@ pub fn forked(ctx: &RawTracePointContext) {
     made.since = start_ns;
     made.arg = parent_tgid;
     // What wait4 of the parent will call it.
-    made.id = parent
-        .level()
-        .and_then(|level| child.number_at(level))
-        .unwrap_or(0);
+    let level = parent.level().unwrap_or(u32::MAX);
+    if level != u32::MAX {
+        made.id = child.number_at(level).unwrap_or(0);
+    }
     made.extra = known.flags;
     debug!(ctx, "process {} made by {}", tgid, parent_tgid);
     send(&made);
