@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use loopwarden::commands::{doctor, run, watch};
 use loopwarden::demo;
+use loopwarden::evidence::helper;
 
 /// Watchdog for event loops: sees a stall while it lasts, says what the loop is stuck on, and frees it when that is safe.
 #[derive(Debug, Parser)]
@@ -28,6 +29,8 @@ enum Command {
     #[command(hide = true)]
     DemoRole(demo::RoleArgs),
     Doctor(doctor::Args),
+    #[command(hide = true)]
+    EvidenceHelper(helper::Args),
     /// Print completions for a shell
     Completions {
         /// Which shell
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::DemoRole(args) => demo::role(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::EvidenceHelper(args) => helper::serve(&args),
         Command::Completions { shell } => {
             clap_complete::generate(
                 shell,

@@ -1,0 +1,275 @@
+//! The helper's side: reads requests until its input ends, answers each.
+//!
+//! It holds what was found out about processes, so that a stack is quick to read. Must never: keep a descriptor of the agent, grow
+//! without bound, or live longer than the agent.
+
+use std::collections::HashMap;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+
+use anyhow::{Context as _, bail};
+use clap::Parser;
+use rustix::process::{Resource, Rlimit, Signal};
+
+use super::protocol::{
+    Answer, Found, GilView, LONGEST_ANSWER, LONGEST_REQUEST, Numbered, Outcome, Registers, Request,
+    Want,
+};
+use crate::evidence::python::{Error, Python};
+use crate::pipeline::evidence::{Stack, StackKind};
+use crate::pipeline::{Pid, PidKey, Tid};
+use crate::proc;
+
+/// Processes that are held ready. Each costs a descriptor and less than a kilobyte.
+const PROCESSES: usize = 512;
+/// Address space: mapped files included, of which native stacks need large ones.
+const ADDRESS_SPACE: u64 = 1 << 30;
+const DESCRIPTORS: u64 = 1024;
+/// Behind everything that serves somebody.
+const NICE: i32 = 10;
+
+/// Options of `loopwarden evidence-helper`.
+#[derive(Debug, Parser)]
+pub struct Args {
+    /// Who started it: with that process it ends.
+    #[arg(long)]
+    parent: u32,
+}
+
+/// Answers requests until standard input ends.
+pub fn serve(args: &Args) -> anyhow::Result<u8> {
+    confine(args.parent)?;
+    let mut server = Server::default();
+    let mut input = BufReader::new(io::stdin().lock());
+    let mut output = io::stdout().lock();
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let most = LONGEST_REQUEST as u64;
+        (&mut input).take(most).read_until(b'\n', &mut line)?;
+        if line.is_empty() {
+            return Ok(0);
+        }
+        let request: Numbered<Request> =
+            serde_json::from_slice(&line).context("reading a request from the agent failed")?;
+        let answer = Numbered {
+            id: request.id,
+            what: Answer {
+                outcome: server.handle(&request.what),
+            },
+        };
+        let mut text = serde_json::to_vec(&answer)?;
+        if text.len() >= LONGEST_ANSWER {
+            bail!("an answer of {} bytes is too long to be sent", text.len());
+        }
+        text.push(b'\n');
+        output.write_all(&text)?;
+        output.flush()?;
+    }
+}
+
+/// Ends with the agent, keeps nothing of it, and takes little of the machine.
+fn confine(parent: u32) -> anyhow::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .context("asking to end with the agent failed")?;
+    let is_parent =
+        |pid: rustix::process::Pid| u32::try_from(pid.as_raw_nonzero().get()) == Ok(parent);
+    if !rustix::process::getppid().is_some_and(is_parent) {
+        bail!("the agent that started this helper has ended");
+    }
+    // SAFETY: nothing has been opened yet, so no descriptor above the standard ones is owned by anything here.
+    unsafe {
+        libc::close_range(3, libc::c_uint::MAX, 0);
+    }
+    let limits = [
+        (Resource::As, ADDRESS_SPACE),
+        (Resource::Nofile, DESCRIPTORS),
+        (Resource::Core, 0),
+    ];
+    for (resource, most) in limits {
+        let maximum = rustix::process::getrlimit(resource).maximum;
+        let most = maximum.map_or(most, |maximum| maximum.min(most));
+        let limit = Rlimit {
+            current: Some(most),
+            maximum: Some(most),
+        };
+        rustix::process::setrlimit(resource, limit)
+            .with_context(|| format!("limiting {resource:?} to {most} failed"))?;
+    }
+    // Neither is needed to work: a container may forbid both.
+    let _ = rustix::process::nice(NICE);
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+    Ok(())
+}
+
+/// What a process runs.
+#[derive(Debug)]
+enum Known {
+    Python(Box<Python>),
+    /// Something else: its stacks are native ones.
+    Other,
+}
+
+#[derive(Debug)]
+struct Entry {
+    start_ns: u64,
+    known: Known,
+    /// Number of the request that used it last.
+    used: u64,
+}
+
+#[derive(Debug, Default)]
+struct Server {
+    processes: HashMap<Pid, Entry>,
+    requests: u64,
+}
+
+impl Server {
+    fn handle(&mut self, request: &Request) -> Outcome {
+        self.requests += 1;
+        let outcome = match &request.want {
+            Want::Prepare => self.prepare(request, false).map(|()| Outcome::Prepared {
+                runtime: self.runtime(request.pid),
+            }),
+            Want::Stack { tid, registers } => self.stack(request, *tid, *registers),
+            Want::Forget => {
+                self.processes.remove(&request.pid);
+                return Outcome::Forgotten;
+            }
+        };
+        outcome.unwrap_or_else(|error| Outcome::Failed {
+            why: format!("{error:#}"),
+        })
+    }
+
+    fn runtime(&self, pid: Pid) -> Option<String> {
+        match &self.processes.get(&pid)?.known {
+            Known::Python(python) => Some(python.version()),
+            Known::Other => None,
+        }
+    }
+
+    /// Looks at the process unless it is known.
+    fn prepare(&mut self, request: &Request, again: bool) -> anyhow::Result<()> {
+        if let Some(entry) = self.processes.get_mut(&request.pid)
+            && entry.start_ns == request.start_ns
+            && !again
+        {
+            entry.used = self.requests;
+            return Ok(());
+        }
+        self.processes.remove(&request.pid);
+        let found = Python::find(request.pid);
+        // After its memory was opened: what was opened is the process that was meant, or it is not used.
+        same_process(request)?;
+        let known = match found {
+            Ok(python) => Known::Python(Box::new(python)),
+            Err(Error::NotPython) => Known::Other,
+            Err(error) => return Err(error.into()),
+        };
+        if self.processes.len() >= PROCESSES {
+            let oldest = self.processes.iter().min_by_key(|(_, entry)| entry.used);
+            if let Some(pid) = oldest.map(|(pid, _)| *pid) {
+                self.processes.remove(&pid);
+            }
+        }
+        let entry = Entry {
+            start_ns: request.start_ns,
+            known,
+            used: self.requests,
+        };
+        self.processes.insert(request.pid, entry);
+        Ok(())
+    }
+
+    fn stack(
+        &mut self,
+        request: &Request,
+        tid: Tid,
+        registers: Option<Registers>,
+    ) -> anyhow::Result<Outcome> {
+        self.prepare(request, false)?;
+        let first = self.known_stack(request.pid, tid, registers);
+        // The process runs another program now.
+        let is_gone = |error: &anyhow::Error| matches!(error.downcast_ref(), Some(Error::Gone));
+        if !first.as_ref().is_err_and(is_gone) {
+            return first;
+        }
+        self.prepare(request, true)?;
+        self.known_stack(request.pid, tid, registers)
+    }
+
+    fn known_stack(
+        &self,
+        pid: Pid,
+        tid: Tid,
+        registers: Option<Registers>,
+    ) -> anyhow::Result<Outcome> {
+        match self.processes.get(&pid).map(|entry| &entry.known) {
+            Some(Known::Python(python)) => match python_stack(python, pid, tid) {
+                Ok(found) => Ok(Outcome::Found(Box::new(found))),
+                // A thread of its own that a library made, such as a pool's.
+                Err(Error::NoThread(_)) if registers.is_some() => native_stack(pid, tid, registers),
+                Err(error) => Err(error.into()),
+            },
+            _ => native_stack(pid, tid, registers),
+        }
+    }
+}
+
+fn same_process(request: &Request) -> anyhow::Result<()> {
+    let pid = request.pid;
+    let stat = proc::stat(pid).with_context(|| format!("process {pid} has ended"))?;
+    let found = PidKey {
+        pid,
+        start_ns: proc::start_ns(&stat),
+    };
+    let meant = PidKey {
+        pid,
+        start_ns: request.start_ns,
+    };
+    if !found.matches(meant) {
+        bail!("process {pid} has ended, and its id is another process's now");
+    }
+    Ok(())
+}
+
+fn python_stack(python: &Python, pid: Pid, tid: Tid) -> Result<Found, Error> {
+    python.begin();
+    let stack = python.stack(tid)?;
+    // The lock is a bonus: without it the stack is as good.
+    let gil = python.gil(tid, futex(pid, tid)).ok().map(|gil| GilView {
+        holder: gil.holder,
+        is_holder_running: gil
+            .holder
+            .and_then(|holder| proc::thread_stat(pid, holder).ok())
+            .is_some_and(|stat| stat.state == 'R'),
+        holder_frame: gil.frame,
+        is_wanted: gil.is_wanted,
+    });
+    Ok(Found {
+        runtime: Some(python.version()),
+        stack: Stack {
+            kind: StackKind::Python,
+            frames: stack.frames,
+        },
+        is_cut: stack.is_cut,
+        is_moving: stack.is_moving,
+        gil,
+        lock_holder: None,
+    })
+}
+
+/// The address that a thread sleeps on in `futex`.
+fn futex(pid: Pid, tid: Tid) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")).ok()?;
+    let mut words = text.split_whitespace();
+    if words.next()?.parse() != Ok(libc::SYS_futex) {
+        return None;
+    }
+    u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok()
+}
+
+/// The place where native stacks are read.
+fn native_stack(pid: Pid, tid: Tid, _registers: Option<Registers>) -> anyhow::Result<Outcome> {
+    bail!("thread {tid} of process {pid} runs no Python, and native stacks are not read yet")
+}
