@@ -5,6 +5,7 @@
 //! changes. What can hang or be hostile (memory, files below `/proc/PID/root`) is read in a disposable process.
 
 pub mod facts;
+pub mod native;
 mod thread;
 
 pub use thread::{Answer, Collector, Question, Request};
