@@ -6,9 +6,11 @@
 
 mod event;
 mod record;
+mod registers;
 
 pub use event::*;
 pub use record::*;
+pub use registers::*;
 
 /// Loops that can be watched at once; further ones are counted in [`Counter::SlotsFull`] by user space.
 pub const MAX_LOOPS: u32 = 4096;
@@ -33,6 +35,12 @@ pub mod names {
     pub const COUNTERS: &str = "COUNTERS";
     /// Global of type [`crate::Offsets`].
     pub const OFFSETS: &str = "OFFSETS";
+    /// Global of type [`crate::RegisterFacts`].
+    pub const REGISTER_FACTS: &str = "REGISTER_FACTS";
+    /// The one thread whose registers are asked for, by tid.
+    pub const WANTED_THREAD: &str = "WANTED_THREAD";
+    /// Task iterators that read them, best first: with a helper of Linux 5.15, and without.
+    pub const READ_REGISTERS: [&str; 2] = ["read_registers", "read_registers_by_stack"];
     /// Global of type [`crate::Settings`].
     pub const SETTINGS: &str = "SETTINGS";
 }

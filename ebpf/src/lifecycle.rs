@@ -115,6 +115,18 @@ pub struct TaskIterator {
     task: *const u8,
 }
 
+impl TaskIterator {
+    /// Where to write, and the task.
+    ///
+    /// # Safety
+    /// Only on the context of a task iterator.
+    #[inline(always)]
+    pub unsafe fn parts(&self) -> (*mut seq_file, Task) {
+        // SAFETY: the verifier knows the layout of the context and follows these two typed pointers itself.
+        unsafe { ((*self.meta).seq, Task(self.task)) }
+    }
+}
+
 /// The start of `struct bpf_iter_meta`.
 #[repr(C)]
 struct IteratorMeta {

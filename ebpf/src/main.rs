@@ -11,6 +11,7 @@ mod kernel;
 mod lifecycle;
 mod maps;
 mod poll;
+mod registers;
 mod signal;
 mod wait;
 

@@ -23,6 +23,7 @@ use super::error::KernelError;
 use super::load::Loaded;
 use super::plain::{TaskValue, ThreadValue, read_plain};
 use super::plan::Plan;
+use super::registers::RegisterReader;
 use super::sensor::{Adoption, Listed, Sensor, Totals};
 use crate::pipeline::event::{Beat, KernelEvent, Poller, Reading};
 use crate::pipeline::{LoopTotals, Pid, Tid};
@@ -263,6 +264,11 @@ impl Sensor for BpfSensor {
             log::debug!("listing tasks through the kernel failed: {error}");
             Vec::new()
         })
+    }
+
+    fn take_registers(&mut self) -> RegisterReader {
+        let taken = self.loaded.registers.take();
+        taken.unwrap_or_else(RegisterReader::without_bpf)
     }
 
     fn lost(&self) -> Vec<(&'static str, u64)> {

@@ -5,11 +5,12 @@ use std::os::fd::AsFd as _;
 
 use aya::programs::{FEntry, FExit, Iter, RawTracePoint, TracePoint};
 use aya::{Btf, Ebpf, EbpfLoader};
-use loopwarden_abi::{Offsets, Settings, names};
+use loopwarden_abi::{Offsets, RegisterFacts, Settings, names};
 
 use super::error::KernelError;
 use super::offsets::KernelTypes;
 use super::plan::{Facts, POLL_CALLS, Plan, RAW_TRACEPOINTS, Verdict, WAIT_CALLS, Way, choose};
+use super::registers::{self, RegisterReader};
 use super::tracefs::{Tracefs, TracepointLink, attach};
 
 /// The kernel half as it was committed; `LOOPWARDEN_BPF_OBJECT` names another one (for tests of a fresh build).
@@ -24,6 +25,8 @@ pub struct Loaded {
     pub plan: Plan,
     /// Where tracepoint ids came from, if they were needed.
     pub tracefs: Option<&'static str>,
+    /// Reads where threads are; whoever needs it takes it.
+    pub registers: Option<RegisterReader>,
     links: Vec<TracepointLink>,
 }
 
@@ -53,13 +56,16 @@ pub fn load(settings: Settings) -> Outcome {
                 return Outcome::Refused(plan);
             }
             match attach_all(&mut ebpf, &btf, tracefs.as_ref(), &plan) {
-                Ok((verdicts, links)) => {
+                Ok((mut verdicts, links)) => {
+                    let (registers, verdict) = RegisterReader::new(&mut ebpf, &btf);
+                    verdicts.insert("hook.registers".to_owned(), verdict);
                     let plan = Plan { verdicts, ..plan };
                     let tracefs = tracefs.map(|found| found.origin);
                     return Outcome::Loaded(Box::new(Loaded {
                         ebpf,
                         plan,
                         tracefs,
+                        registers: Some(registers),
                         links,
                     }));
                 }
@@ -122,7 +128,7 @@ fn probe(
         }
     };
     let btf = Btf::from_sys_fs().map_err(|error| KernelError::Load(error.to_string()))?;
-    let ebpf = open_object(&btf, offsets, settings)?;
+    let ebpf = open_object(&btf, offsets, registers::facts(&types), settings)?;
     Ok((ebpf, btf, tracefs))
 }
 
@@ -136,7 +142,12 @@ fn function_of(call: &str) -> String {
     format!("{prefix}_sys_{call}")
 }
 
-fn open_object(btf: &Btf, offsets: Offsets, settings: Settings) -> Result<Ebpf, KernelError> {
+fn open_object(
+    btf: &Btf,
+    offsets: Offsets,
+    registers: RegisterFacts,
+    settings: Settings,
+) -> Result<Ebpf, KernelError> {
     let path = std::env::var_os("LOOPWARDEN_BPF_OBJECT");
     let fresh =
         match &path {
@@ -146,10 +157,12 @@ fn open_object(btf: &Btf, offsets: Offsets, settings: Settings) -> Result<Ebpf, 
             None => None,
         };
     let offsets = super::plain::bytes_of(&offsets).to_vec();
+    let registers = super::plain::bytes_of(&registers).to_vec();
     let settings = super::plain::bytes_of(&settings).to_vec();
     EbpfLoader::new()
         .btf(Some(btf))
         .override_global(names::OFFSETS, offsets.as_slice(), true)
+        .override_global(names::REGISTER_FACTS, registers.as_slice(), true)
         .override_global(names::SETTINGS, settings.as_slice(), true)
         .override_global(aya_log::LEVEL, &log_level(), false)
         .load(fresh.as_deref().unwrap_or(OBJECT))
@@ -219,7 +232,11 @@ fn attach_all(
     Ok((verdicts, links))
 }
 
-fn program_error(step: &'static str, program: &str, error: &dyn std::error::Error) -> KernelError {
+pub(super) fn program_error(
+    step: &'static str,
+    program: &str,
+    error: &dyn std::error::Error,
+) -> KernelError {
     KernelError::Program {
         step,
         program: program.to_owned(),
@@ -227,7 +244,7 @@ fn program_error(step: &'static str, program: &str, error: &dyn std::error::Erro
     }
 }
 
-fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<P, KernelError>
+pub(super) fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<P, KernelError>
 where
     P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
 {

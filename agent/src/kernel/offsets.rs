@@ -1,6 +1,6 @@
 //! Byte offsets of kernel fields, from the running kernel's BTF.
 
-use loopwarden_abi::Offsets;
+use loopwarden_abi::{Offsets, REGISTER_BYTES, RegisterFacts};
 
 use super::btf::Btf;
 use super::error::KernelError;
@@ -65,6 +65,26 @@ impl KernelTypes {
             file_dentry: at("file", &["f_path", "dentry"])?,
             dentry_name: at("dentry", &["d_name", "name"])?,
             regs: REGS,
+        })
+    }
+
+    /// What reading a thread's saved registers needs; a kernel that lacks a part of it goes without.
+    pub fn register_facts(&self) -> Result<RegisterFacts, KernelError> {
+        /// Kernel stacks on x86-64 and on arm64 with pages of 4 KiB, and nothing above the registers: true of the kernels
+        /// without a helper that says where registers are (before 5.15). What is found there is checked to be registers.
+        const STACK_BYTES: u32 = 16 * 1024;
+        let whole = self.size("pt_regs")?;
+        Ok(RegisterFacts {
+            task_stack: self.offset("task_struct", &["stack"])?,
+            task_on_cpu: self.offset("task_struct", &["on_cpu"])?,
+            task_nvcsw: self.offset("task_struct", &["nvcsw"])?,
+            task_nivcsw: self.offset("task_struct", &["nivcsw"])?,
+            task_state: self
+                .offset("task_struct", &["__state"])
+                .or_else(|_| self.offset("task_struct", &["state"]))?,
+            bytes: whole.min(u32::try_from(REGISTER_BYTES).unwrap_or(u32::MAX)),
+            above_stack: STACK_BYTES.saturating_sub(whole),
+            pad: 0,
         })
     }
 

@@ -1,7 +1,10 @@
 //! The shared types as plain bytes, for maps, globals and ring items.
 
 use aya::Pod;
-use loopwarden_abi::{Event, LoopRecord, Offsets, Settings, TaskEntry, TaskListing, ThreadEntry};
+use loopwarden_abi::{
+    Event, LoopRecord, Offsets, RegisterFacts, Settings, TaskEntry, TaskListing, ThreadEntry,
+    ThreadRegisters,
+};
 
 /// A type of `loopwarden_abi`: `repr(C)`, no padding that is not a field, any bit pattern valid.
 ///
@@ -16,7 +19,11 @@ unsafe impl Plain for LoopRecord {}
 // SAFETY: as above.
 unsafe impl Plain for Offsets {}
 // SAFETY: as above.
+unsafe impl Plain for RegisterFacts {}
+// SAFETY: as above.
 unsafe impl Plain for Settings {}
+// SAFETY: as above.
+unsafe impl Plain for ThreadRegisters {}
 // SAFETY: as above.
 unsafe impl Plain for TaskListing {}
 

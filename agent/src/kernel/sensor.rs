@@ -5,6 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use super::plan::Plan;
+use super::registers::RegisterReader;
 use crate::pipeline::event::{Beat, KernelEvent, Poller, Reading, WaitReading};
 use crate::pipeline::{LoopTotals, Pid, Tid};
 
@@ -78,6 +79,10 @@ pub trait Sensor: Send + fmt::Debug {
     fn totals(&self) -> Arc<dyn Totals>;
     /// Every process of the machine with its exact start; empty if the kernel cannot list them.
     fn list(&mut self) -> Vec<Listed>;
+    /// Gives away what reads where threads are, once: it belongs on a thread that may wait. Without BPF, one that has procfs.
+    fn take_registers(&mut self) -> RegisterReader {
+        RegisterReader::without_bpf()
+    }
     /// What was lost so far, by name.
     fn lost(&self) -> Vec<(&'static str, u64)>;
 }

@@ -34,6 +34,25 @@ pub fn thread_call(pid: Pid, tid: Tid) -> io::Result<ThreadCall> {
     })
 }
 
+/// Stack pointer and instruction of a thread that is not running; `None` if it is.
+pub fn thread_place(pid: Pid, tid: Tid) -> io::Result<Option<(u64, u64)>> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall"))?;
+    if text.trim() == "running" {
+        return Ok(None);
+    }
+    parse_place(&text)
+        .map(Some)
+        .ok_or_else(|| io::Error::other(format!("an unexpected form: `{}`", text.trim())))
+}
+
+/// Both are the last two words of every form but `running`.
+fn parse_place(text: &str) -> Option<(u64, u64)> {
+    let mut words = text.split_whitespace().rev();
+    let mut number = || u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok();
+    let (ip, sp) = (number()?, number()?);
+    Some((sp, ip))
+}
+
 fn parse_call(text: &str) -> Option<ThreadCall> {
     let mut words = text.split_whitespace();
     let first = words.next()?;
@@ -145,6 +164,24 @@ mod tests {
         ];
         for (text, call) in table {
             assert_eq!(parse_call(text), call, "{text}");
+        }
+    }
+
+    #[test]
+    fn stack_and_instruction_are_the_last_two() {
+        let table = [
+            (
+                "61 0x1 0x2 0x3 0x4 0x5 0x6 0x7ffd 0x7f1\n",
+                Some((0x7ffd, 0x7f1)),
+            ),
+            ("-1 0x7ffd 0x7f1\n", Some((0x7ffd, 0x7f1))),
+            ("running\n", None),
+            ("", None),
+            ("61", None),
+            ("0 0 0", None),
+        ];
+        for (text, place) in table {
+            assert_eq!(parse_place(text), place, "{text}");
         }
     }
 

@@ -15,6 +15,7 @@ pub mod notice;
 pub mod policy;
 pub mod recognise;
 pub mod refusal;
+pub mod registers;
 
 pub use cause::{Cause, CauseKind, ChildCause, Frame};
 pub use evidence::Evidence;
