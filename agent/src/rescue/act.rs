@@ -160,13 +160,14 @@ impl Sentinel {
         signal: Signal,
         refusal: Refusal,
         grace: Duration,
+        detail: Option<String>,
         now: Mono,
     ) {
         if self.is_news(tid, Outcome::Refused(refusal)) {
             self.open_stall_for_action(tid, now);
             self.tell_action(
                 tid,
-                (child, exe, signal, Outcome::Refused(refusal), grace, None),
+                (child, exe, signal, Outcome::Refused(refusal), grace, detail),
                 now,
             );
         }

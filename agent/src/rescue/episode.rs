@@ -3,7 +3,7 @@
 use super::loops::{Episode, Loop, Wanted};
 use super::sentinel::Sentinel;
 use crate::pipeline::event::Awaited;
-use crate::pipeline::policy::{Decision, decide};
+use crate::pipeline::policy::{Decision, decide, remark};
 use crate::pipeline::{Mono, Notice, Pid, Tid};
 use crate::proc;
 use crate::target::cgroup::CpuStat;
@@ -138,7 +138,9 @@ impl Sentinel {
             } => {
                 // Without a child there is no line to write: the contract's line names one.
                 let about = child.unwrap_or(Pid(0));
-                self.refused(tid, about, exe, signal, refusal, engine.rules.grace, now);
+                let detail = remark(&facts, child, refusal).map(str::to_owned);
+                let grace = engine.rules.grace;
+                self.refused(tid, about, exe, signal, refusal, grace, detail, now);
             }
             Decision::Strike {
                 child,

@@ -100,6 +100,10 @@ impl Sentinel {
         process.parent = sighting.parent;
         process.target = target;
         let (key, parent) = (process.key, process.parent);
+        if engine {
+            // It may have been told before it was known to be one.
+            self.unshown_due = Mono::default();
+        }
         if engine && process.watched {
             process.watched = false;
             self.unwatch_threads(key, parent);
@@ -201,6 +205,7 @@ impl Sentinel {
             }
             None => {}
         }
+        self.end_unshown(pid, at, how);
         self.pools.remove(&pid);
         self.paused.remove(&pid);
         self.locks.remove(&pid);

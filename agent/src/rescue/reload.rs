@@ -26,22 +26,23 @@ impl Sentinel {
         if self.settings.mode == Mode::Observe {
             self.locks.clear();
         }
-        let known: Vec<(PidKey, usize, bool)> = self
+        let known: Vec<(PidKey, usize)> = self
             .family
             .iter()
-            .map(|process| (process.key, process.target, process.watched))
+            .map(|process| (process.key, process.target))
             .collect();
         self.ask(Question::Rules(rules));
-        for (key, target, watched) in known {
+        for (key, target) in known {
             let pid = key.pid;
             match moved.get(target).copied().flatten() {
                 Some(target) => {
                     self.retarget(pid, target);
-                    // What an engine is may have changed.
+                    // What an engine is may have changed. Its threads are known: one that is found in a wait now has not been
+                    // there since before the agent came.
                     self.ask(Question::Look {
                         pid,
                         target,
-                        threads: watched,
+                        threads: false,
                     });
                 }
                 None => self.process_ended(key, now, EndedBy::Detached),

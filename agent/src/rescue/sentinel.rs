@@ -11,6 +11,7 @@ use super::loops::Loop;
 use super::settings::Settings;
 use super::stats::Stats;
 use super::thread::Summary;
+use super::unshown::Unshown;
 use crate::action::{Budget, EnforcerLock, RunDir};
 use crate::evidence::Collector;
 use crate::kernel::{Sensor, clock};
@@ -32,6 +33,9 @@ pub(super) struct Sentinel {
     pub(super) settings: Settings,
     pub(super) family: Family,
     pub(super) loops: HashMap<Tid, Loop>,
+    /// Main threads that wait and are not shown to be loops, by process.
+    pub(super) unshown: HashMap<Pid, Unshown>,
+    pub(super) unshown_due: Mono,
     pub(super) started: Mono,
     /// Loop processes that wait after an action.
     pub(super) paused: HashMap<Pid, Mono>,
@@ -84,6 +88,8 @@ impl Sentinel {
             settings,
             family: Family::default(),
             loops: HashMap::new(),
+            unshown: HashMap::new(),
+            unshown_due: now,
             started: now,
             paused: HashMap::new(),
             scout,
@@ -152,6 +158,7 @@ impl Sentinel {
             self.follow_episode(*tid, now);
             self.follow_strikes(*tid, now);
         }
+        self.follow_unshown(now);
         let events = self.sensor.events_fd().is_some();
         if now >= self.next_rescan {
             self.next_rescan = now.plus(if events {
@@ -168,7 +175,10 @@ impl Sentinel {
             .values()
             .map(|watched| Self::due_of(watched, now))
             .min();
-        let mut due = earliest.unwrap_or(self.next_rescan).min(self.next_rescan);
+        let mut due = earliest
+            .unwrap_or(self.next_rescan)
+            .min(self.next_rescan)
+            .min(self.unshown_due);
         if !events && !self.loops.is_empty() {
             due = due.min(now.plus(SAMPLE));
         }
@@ -214,6 +224,9 @@ impl Sentinel {
         for tid in self.loops.keys().copied().collect::<Vec<_>>() {
             self.read_loop(tid);
             self.end_loop(tid, now, EndedBy::Detached, false);
+        }
+        for pid in self.unshown.keys().copied().collect::<Vec<_>>() {
+            self.end_unshown(pid, now, EndedBy::Detached);
         }
         self.tell_lost(now);
         let Self {
