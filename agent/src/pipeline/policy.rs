@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::cause::ChildCause;
 use super::event::{Awaited, WaitOptions};
 use super::ids::{Mono, NsPid, Pid, PidKey};
 use super::notice::Signal;
@@ -93,6 +94,8 @@ pub struct ChildFacts {
     pub place: Place,
     /// Whether it runs.
     pub condition: Condition,
+    /// Its state in words.
+    pub state: &'static str,
     /// Engines below it.
     pub engines_below: Vec<ChildFacts>,
 }
@@ -299,6 +302,21 @@ pub fn remark(facts: &WaitFacts, child: Option<Pid>, refusal: Refusal) -> Option
         .find(|known| Some(known.key.pid) == child)?;
     (refusal == Refusal::NotToldToEnd && !child.seen_born)
         .then_some("it is older than the agent, and may have been told before")
+}
+
+/// The child that the wait names, as a cause shows it.
+#[must_use]
+pub fn awaited_cause(facts: &WaitFacts, now: Mono) -> Option<ChildCause> {
+    let child = awaited_child(facts).ok()?;
+    Some(ChildCause {
+        pid: child.key.pid,
+        ns_pid: child.ns_pid.unwrap_or(NsPid(child.key.pid.0)),
+        exe: child.exe.clone(),
+        state: child.state.to_owned(),
+        told_to_end_ms_ago: child
+            .told
+            .map(|told| now.since(told).as_secs_f64() * 1000.0),
+    })
 }
 
 /// Whether it was told to end by nobody knows whom.

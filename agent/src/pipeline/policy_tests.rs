@@ -23,6 +23,7 @@ fn engine() -> ChildFacts {
         told_unseen: false,
         place: Place::Same,
         condition: Condition::Free,
+        state: "sleeping",
         engines_below: Vec::new(),
     }
 }
@@ -559,4 +560,16 @@ fn a_pending_signal_proves_that_an_older_child_was_told_by_somebody() {
         told(&child(|child| child.told = None), Refusal::NotToldToEnd),
         None
     );
+}
+
+#[test]
+fn the_cause_of_an_action_is_the_child_that_was_decided_about() {
+    let cause = awaited_cause(&wedged(), at(1500)).unwrap();
+    assert_eq!(
+        (cause.pid, cause.ns_pid, cause.state.as_str()),
+        (Pid(20), NsPid(7), "sleeping")
+    );
+    assert_eq!(cause.told_to_end_ms_ago, Some(510.0));
+    let nobody = with(|facts| facts.awaited = Awaited::Process(9));
+    assert_eq!(awaited_cause(&nobody, at(1500)), None);
 }

@@ -102,7 +102,7 @@ impl Sentinel {
         else {
             return;
         };
-        let Some((facts, engine_child)) = self.gather(tid, now) else {
+        let Some((mut facts, engine_child)) = self.gather(tid, now) else {
             return;
         };
         let mut decision = decide(&facts, &engine.rules, now);
@@ -110,7 +110,11 @@ impl Sentinel {
             // Once more with what has happened while the facts were gathered.
             self.collect_events();
             decision = match self.gather(tid, now) {
-                Some((facts, _)) => decide(&facts, &engine.rules, now),
+                Some((again, _)) => {
+                    let decision = decide(&again, &engine.rules, now);
+                    facts = again;
+                    decision
+                }
                 None => Decision::Leave,
             };
         }
@@ -147,7 +151,7 @@ impl Sentinel {
                 exe,
                 signal,
                 grace,
-            } => self.act(tid, child, exe, signal, grace, now),
+            } => self.act(tid, child, exe, signal, grace, &facts, now),
         }
     }
 }

@@ -151,6 +151,7 @@ impl Sentinel {
                 && status.as_ref().is_ok_and(proc::Status::is_told),
             place,
             condition: condition_of(child.key.pid, &status),
+            state: status.as_ref().map_or("gone", proc::Status::state_name),
             engines_below,
         }
     }

@@ -80,9 +80,10 @@ pub(super) enum Wanted {
 }
 
 impl Wanted {
-    /// The call that waits; of a poll only its arguments are known.
-    pub(super) fn syscall(self) -> Option<&'static str> {
+    /// The call that blocks; of a poll only its arguments are known, and a look with `WNOHANG` blocks nobody.
+    pub(super) fn blocking_call(self) -> Option<&'static str> {
         match self {
+            Self::Wait(_, options) if options.polls() => None,
             Self::Wait(_, options) if options.waitid => Some("waitid"),
             Self::Wait(..) => Some("wait4"),
             Self::Pidfd(_) => None,

@@ -224,7 +224,7 @@ impl Sentinel {
         };
         let cause = Cause {
             kind: CauseKind::ChildWait,
-            syscall: wanted.syscall().map(str::to_owned),
+            syscall: wanted.blocking_call().map(str::to_owned),
             child: self.awaited_child(pid, wanted, pidfd_child, now),
             ..Cause::default()
         };
