@@ -17,7 +17,7 @@ use crate::evidence::Collector;
 use crate::kernel::{Sensor, clock};
 use crate::pipeline::event::{KernelEvent, Poller};
 use crate::pipeline::family::Family;
-use crate::pipeline::{EndedBy, IncidentId, Mono, Notice, Pid, Tid};
+use crate::pipeline::{EndedBy, IncidentId, Mono, Notice, Pid, PidKey, Tid};
 use crate::target::cgroup::CpuStat;
 use crate::target::scout::{Matching, Question, Scout};
 
@@ -37,6 +37,9 @@ pub(super) struct Sentinel {
     pub(super) unshown: HashMap<Pid, Unshown>,
     pub(super) unshown_due: Mono,
     pub(super) started: Mono,
+    /// Processes that were named by their ids, and those that the rules matched; all others descend from these.
+    pub(super) named: HashSet<PidKey>,
+    pub(super) matched: HashSet<PidKey>,
     /// Loop processes that wait after an action.
     pub(super) paused: HashMap<Pid, Mono>,
     pub(super) scout: Scout,
@@ -91,6 +94,8 @@ impl Sentinel {
             unshown: HashMap::new(),
             unshown_due: now,
             started: now,
+            named: HashSet::new(),
+            matched: HashSet::new(),
             paused: HashMap::new(),
             scout,
             collector,
