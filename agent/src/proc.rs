@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::pipeline::family::Container;
+use crate::pipeline::family::{Container, TELLING};
 use crate::pipeline::policy::Condition;
 use crate::pipeline::{Pid, Tid};
 
@@ -70,6 +70,8 @@ pub struct Status {
     pub ns_groups: Vec<i32>,
     /// Threads that have not ended.
     pub threads: u32,
+    /// Signals that are pending, of the process or its leader: bit N - 1 for signal N.
+    pub pending: u64,
 }
 
 /// Reads a process's status.
@@ -95,6 +97,11 @@ fn parse_status(text: &str) -> Option<Status> {
             .filter_map(|word| word.parse().ok())
             .collect()
     };
+    let mask = |name: &str| {
+        field(name)
+            .and_then(|bits| u64::from_str_radix(bits, 16).ok())
+            .unwrap_or(0)
+    };
     Some(Status {
         state: field("State")?.chars().next()?,
         tracer: field("TracerPid")?
@@ -107,6 +114,7 @@ fn parse_status(text: &str) -> Option<Status> {
         threads: field("Threads")
             .and_then(|count| count.parse().ok())
             .unwrap_or(0),
+        pending: mask("SigPnd") | mask("ShdPnd"),
     })
 }
 
@@ -125,6 +133,14 @@ impl Status {
         } else {
             Condition::Free
         }
+    }
+
+    /// Whether a signal that tells it to end is pending.
+    #[must_use]
+    pub fn is_told(&self) -> bool {
+        TELLING
+            .iter()
+            .any(|signal| self.pending & (1 << (signal - 1)) != 0)
     }
 
     /// The state in words.
@@ -355,6 +371,24 @@ mod tests {
             (sleeping.condition(false), sleeping.condition(true)),
             (Condition::Free, Condition::Held)
         );
+    }
+
+    #[test]
+    fn a_pending_signal_tells_a_process_to_end() {
+        let table = [
+            ("0000000000000000", "0000000000000000", false),
+            // SIGTERM, sent to the process.
+            ("0000000000000000", "0000000000004000", true),
+            // SIGINT, sent to the leader.
+            ("0000000000000002", "0000000000000000", true),
+            // SIGUSR1 and SIGHUP.
+            ("0000000000000000", "0000000000000201", false),
+        ];
+        for (own, shared, told) in table {
+            let text =
+                format!("State:\tS (sleeping)\nTracerPid:\t0\nSigPnd:\t{own}\nShdPnd:\t{shared}\n");
+            assert_eq!(parse_status(&text).unwrap().is_told(), told, "{text}");
+        }
     }
 
     #[test]

@@ -135,6 +135,8 @@ impl Lines {
                 Value::Object(line)
             }
             Notice::Action { info, action } => Value::Object(action_line(info, action, clock)),
+            // Of a thread that was never shown to be a loop there is nothing to sum up.
+            Notice::LoopEnded { info, .. } if info.poller.is_empty() => return None,
             Notice::LoopEnded {
                 at, info, totals, ..
             } => self.summary(*at, info, totals, clock),
@@ -231,6 +233,7 @@ impl Lines {
                     ),
                 )
             }
+            Notice::LoopEnded { info, .. } if info.poller.is_empty() => return None,
             Notice::LoopEnded {
                 at, info, totals, ..
             } => (*at, self.summary_text(info, totals)),

@@ -6,7 +6,7 @@ use super::event::{KernelEvent, What};
 use super::ids::{Mono, Pid, PidKey};
 
 /// SIGINT, SIGQUIT, SIGKILL and SIGTERM: whoever sends one of these tells a process to end.
-const TELLING: [i32; 4] = [2, 3, 9, 15];
+pub const TELLING: [i32; 4] = [2, 3, 9, 15];
 const SIGSTOP: [i32; 2] = [19, 20];
 const SIGCONT: i32 = 18;
 

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::cause::ChildCause;
 use super::event::{Awaited, WaitOptions};
 use super::ids::{Mono, NsPid, Pid, PidKey};
 use super::notice::Signal;
@@ -87,10 +88,14 @@ pub struct ChildFacts {
     pub told: Option<Mono>,
     /// Its birth was seen.
     pub seen_born: bool,
+    /// A signal that tells it to end is pending, and nobody was seen to send it: it was told before the agent came.
+    pub told_unseen: bool,
     /// Where it runs.
     pub place: Place,
     /// Whether it runs.
     pub condition: Condition,
+    /// Its state in words.
+    pub state: &'static str,
     /// Engines below it.
     pub engines_below: Vec<ChildFacts>,
 }
@@ -191,7 +196,11 @@ pub fn decide(facts: &WaitFacts, rules: &EngineRules, now: Mono) -> Decision {
         .ok()
         .and_then(|engine| engine.told)
         .or(told_wrapper);
-    let (due, signal, grace) = match due(facts, rules, told) {
+    if !facts.loop_thread {
+        return judge_unshown(facts, rules, &chosen, told, now);
+    }
+    let unknown = is_unknown(facts, &chosen);
+    let (due, signal, grace) = match due(facts, rules, told, unknown) {
         Some(due) => due,
         // Nobody told it and that is never enough: say so once the grace would have passed.
         None => (
@@ -206,7 +215,7 @@ pub fn decide(facts: &WaitFacts, rules: &EngineRules, now: Mono) -> Decision {
             held_until: None,
             ..facts.clone()
         };
-        let free_due = self::due(&at_once, rules, told).map(|(due, ..)| due);
+        let free_due = self::due(&at_once, rules, told, unknown).map(|(due, ..)| due);
         return match chosen {
             Ok(engine) if is_held(facts, engine) && free_due.is_some_and(|due| now >= due) => {
                 Decision::Refuse {
@@ -220,7 +229,7 @@ pub fn decide(facts: &WaitFacts, rules: &EngineRules, now: Mono) -> Decision {
             _ => Decision::Later(due),
         };
     }
-    if now < due.plus(READING) && is_unread(facts, &chosen) {
+    if now < due.plus(READING) && is_unread(&chosen) {
         return Decision::Later(now.plus(READ_AGAIN));
     }
     let engine = match chosen {
@@ -246,7 +255,8 @@ pub fn decide(facts: &WaitFacts, rules: &EngineRules, now: Mono) -> Decision {
         refusal,
         again,
     };
-    if let Some((refusal, again)) = guard(facts, rules, engine, told, now) {
+    let told_somehow = told.is_some() || facts.termed.is_some() || unknown;
+    if let Some((refusal, again)) = guard(facts, rules, engine, told_somehow, now) {
         return refuse(refusal, again);
     }
     Decision::Strike {
@@ -255,6 +265,63 @@ pub fn decide(facts: &WaitFacts, rules: &EngineRules, now: Mono) -> Decision {
         signal,
         grace,
     }
+}
+
+/// A thread that is not shown to be a loop is never acted for, and most of its waits are its own affair: only a wait that
+/// would be ended if it were one is worth a word.
+fn judge_unshown(
+    facts: &WaitFacts,
+    rules: &EngineRules,
+    chosen: &Chosen<'_>,
+    told: Option<Mono>,
+    now: Mono,
+) -> Decision {
+    let unknown = is_unknown(facts, chosen);
+    let (Ok(engine), true) = (chosen, told.is_some() || unknown) else {
+        return Decision::Leave;
+    };
+    match due(facts, rules, told, unknown) {
+        Some((due, signal, _)) if now >= due => Decision::Refuse {
+            child: Some(engine.key.pid),
+            exe: engine.exe.clone(),
+            signal,
+            refusal: Refusal::NotLoopThread,
+            again: None,
+        },
+        Some((due, ..)) => Decision::Later(due),
+        None => Decision::Leave,
+    }
+}
+
+/// What a person should know beside the guard's own sentence.
+#[must_use]
+pub fn remark(facts: &WaitFacts, child: Option<Pid>, refusal: Refusal) -> Option<&'static str> {
+    let child = facts
+        .children
+        .iter()
+        .find(|known| Some(known.key.pid) == child)?;
+    (refusal == Refusal::NotToldToEnd && !child.seen_born)
+        .then_some("it is older than the agent, and may have been told before")
+}
+
+/// The child that the wait names, as a cause shows it.
+#[must_use]
+pub fn awaited_cause(facts: &WaitFacts, now: Mono) -> Option<ChildCause> {
+    let child = awaited_child(facts).ok()?;
+    Some(ChildCause {
+        pid: child.key.pid,
+        ns_pid: child.ns_pid.unwrap_or(NsPid(child.key.pid.0)),
+        exe: child.exe.clone(),
+        state: child.state.to_owned(),
+        told_to_end_ms_ago: child
+            .told
+            .map(|told| now.since(told).as_secs_f64() * 1000.0),
+    })
+}
+
+/// Whether it was told to end by nobody knows whom.
+fn is_unknown(facts: &WaitFacts, chosen: &Chosen<'_>) -> bool {
+    facts.older_than_agent || chosen.as_ref().is_ok_and(|engine| engine.told_unseen)
 }
 
 /// The child the call names, or the guard that says it names none.
@@ -314,6 +381,7 @@ fn due(
     facts: &WaitFacts,
     rules: &EngineRules,
     told: Option<Mono>,
+    unknown: bool,
 ) -> Option<(Mono, Signal, Duration)> {
     if let Some(termed) = facts.termed {
         // Our own SIGTERM stands for the parent's: one grace after it, SIGKILL.
@@ -327,7 +395,7 @@ fn due(
         let from = held(facts, told.max(facts.start));
         return Some((from.plus(rules.grace), Signal::Kill, rules.grace));
     }
-    if facts.older_than_agent {
+    if unknown {
         let from = held(facts, facts.first_seen);
         return Some((
             from.plus(rules.unknown_grace),
@@ -351,10 +419,10 @@ fn held(facts: &WaitFacts, from: Mono) -> Mono {
 type Chosen<'a> = Result<&'a ChildFacts, (Option<&'a ChildFacts>, Refusal)>;
 
 /// Whether the decision hangs on something that is being read: a young child's executable, or its container.
-fn is_unread(facts: &WaitFacts, chosen: &Chosen<'_>) -> bool {
+fn is_unread(chosen: &Chosen<'_>) -> bool {
     match chosen {
         Ok(engine) => engine.place == Place::Unknown && engine.condition != Condition::Gone,
-        Err((Some(child), Refusal::NotEngine)) => child.engine.is_none() && facts.loop_thread,
+        Err((Some(child), Refusal::NotEngine)) => child.engine.is_none(),
         Err(_) => false,
     }
 }
@@ -367,20 +435,16 @@ fn guard(
     facts: &WaitFacts,
     rules: &EngineRules,
     engine: &ChildFacts,
-    told: Option<Mono>,
+    told_somehow: bool,
     now: Mono,
 ) -> Option<(Refusal, Option<Mono>)> {
     let soon = Some(now.plus(AGAIN));
     if facts.guards.no_pid_namespace {
         return Some((Refusal::NoPidNamespace, None));
     }
-    if !facts.loop_thread {
-        return Some((Refusal::NotLoopThread, soon));
-    }
     if engine.place != Place::Same {
         return Some((Refusal::OtherContainer, soon));
     }
-    let told_somehow = told.is_some() || facts.termed.is_some() || facts.older_than_agent;
     if !told_somehow && rules.untold_grace.is_none() {
         return Some((Refusal::NotToldToEnd, soon));
     }

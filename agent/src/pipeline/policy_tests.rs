@@ -20,8 +20,10 @@ fn engine() -> ChildFacts {
         engine: Some(true),
         told: Some(at(990)),
         seen_born: true,
+        told_unseen: false,
         place: Place::Same,
         condition: Condition::Free,
+        state: "sleeping",
         engines_below: Vec::new(),
     }
 }
@@ -263,7 +265,7 @@ fn guards_refuse_by_name() {
             Refusal::IdentityChanged,
         ),
         (
-            "a helper thread",
+            "not shown to be the loop thread",
             with(|f| f.loop_thread = false),
             Refusal::NotLoopThread,
         ),
@@ -475,4 +477,99 @@ fn refusals_that_can_heal_are_looked_at_again() {
         panic!("expected a refusal");
     };
     assert_eq!(again, Some(at(9000)));
+}
+
+#[test]
+fn a_thread_that_is_no_loop_is_spoken_of_only_where_a_loop_would_be_freed() {
+    let unshown = |change: fn(&mut WaitFacts)| {
+        with(|facts| {
+            facts.loop_thread = false;
+            change(facts);
+        })
+    };
+    let table: [(&str, WaitFacts, Option<Refusal>); 6] = [
+        ("told", unshown(|_| {}), Some(Refusal::NotLoopThread)),
+        ("untold", unshown(|f| f.children[0].told = None), None),
+        (
+            "no engine",
+            unshown(|f| f.children[0].engine = Some(false)),
+            None,
+        ),
+        (
+            "any of two",
+            unshown(|f| {
+                f.awaited = Awaited::Any;
+                f.children.push(engine());
+            }),
+            None,
+        ),
+        (
+            "no such child",
+            unshown(|f| f.awaited = Awaited::Process(9)),
+            None,
+        ),
+        (
+            "frozen by somebody, which is another matter",
+            unshown(|f| f.children[0].condition = Condition::Held),
+            Some(Refusal::NotLoopThread),
+        ),
+    ];
+    for (name, facts, expected) in table {
+        let rules = EngineRules::default();
+        assert_eq!(refusal(&facts, &rules, 5000), expected, "{name}");
+        assert_eq!(refusal(&facts, &rules, 1499), None, "{name}, too early");
+    }
+    // Who told whom before the agent came is unknown: the longer grace.
+    let older = unshown(|f| {
+        f.older_than_agent = true;
+        f.children[0].told = None;
+    });
+    let rules = EngineRules::default();
+    assert_eq!(refusal(&older, &rules, 10_999), None);
+    assert_eq!(
+        refusal(&older, &rules, 11_000),
+        Some(Refusal::NotLoopThread)
+    );
+}
+
+#[test]
+fn a_pending_signal_proves_that_an_older_child_was_told_by_somebody() {
+    let rules = EngineRules::default();
+    let pending = child(|child| {
+        (child.told, child.seen_born, child.told_unseen) = (None, false, true);
+    });
+    assert_eq!(
+        decide(&pending, &rules, at(10_999)),
+        Decision::Later(at(11_000))
+    );
+    assert_eq!(
+        decide(&pending, &rules, at(11_000)),
+        strike(Signal::Term, 10_000)
+    );
+    // Without it the wait is younger than the agent, and the child was not told as far as anybody knows.
+    let silent = child(|child| (child.told, child.seen_born) = (None, false));
+    assert_eq!(
+        refusal(&silent, &rules, 60_000),
+        Some(Refusal::NotToldToEnd)
+    );
+    let pid = Some(engine().key.pid);
+    let told = |facts: &WaitFacts, refusal| remark(facts, pid, refusal);
+    assert!(told(&silent, Refusal::NotToldToEnd).is_some());
+    assert_eq!(told(&silent, Refusal::Paused), None);
+    assert_eq!(
+        told(&child(|child| child.told = None), Refusal::NotToldToEnd),
+        None
+    );
+}
+
+#[test]
+fn the_cause_of_an_action_is_the_child_that_was_decided_about() {
+    let cause = awaited_cause(&wedged(), at(1500)).unwrap();
+    assert_eq!(
+        (cause.pid, cause.ns_pid, cause.state.as_str()),
+        (Pid(20), NsPid(7), "sleeping")
+    );
+    assert_eq!(cause.told_to_end_ms_ago, Some(510.0));
+    let nobody = with(|facts| facts.awaited = Awaited::Process(9));
+    assert_eq!(awaited_cause(&nobody, at(1500)), None);
 }

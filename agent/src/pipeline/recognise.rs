@@ -22,6 +22,10 @@ pub struct Candidate {
     pub settled: bool,
     /// Pollers that other threads of its process have used.
     pub shared: Vec<Poller>,
+    /// It leads a process that was born under the agent, so that these are all the polls it has ever made.
+    pub leads_from_birth: bool,
+    /// It is blocked in a wait for an engine that was told to end.
+    pub wedged: bool,
 }
 
 /// What a thread is.
@@ -60,7 +64,14 @@ impl Candidate {
         let found = self
             .found_in
             .filter(|poller| self.settled && poller.class == PollClass::Epoll);
-        favourite.or(found)
+        // Stuck after the one poll of its life it will not come back to show itself. It counts as a thread does that was
+        // stalled already when the agent came: a leader, and the only one to poll its process's epoll descriptor.
+        let only = match self.pollers.as_slice() {
+            [(poller, _)] if poller.class == PollClass::Epoll && poller.fd >= 0 => Some(*poller),
+            _ => None,
+        };
+        let only = only.filter(|_| self.leads_from_birth && self.wedged);
+        favourite.or(found).or(only)
     }
 }
 
@@ -92,6 +103,14 @@ mod tests {
         Candidate {
             pollers: pollers.to_vec(),
             ..Candidate::default()
+        }
+    }
+
+    fn newborn(pollers: &[(Poller, u64)]) -> Candidate {
+        Candidate {
+            leads_from_birth: true,
+            wedged: true,
+            ..candidate(pollers)
         }
     }
 
@@ -169,6 +188,62 @@ mod tests {
                     settled: true,
                     ..Candidate::default()
                 },
+                Recognised::Undecided,
+            ),
+        ];
+        for (name, candidate, expected) in table {
+            assert_eq!(recognise(&candidate), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_newborn_leader_stuck_after_its_only_poll_is_a_loop() {
+        let table = [
+            (
+                "stuck on a told engine after its first poll",
+                newborn(&[(EPOLL, 1)]),
+                Recognised::Loop(EPOLL),
+            ),
+            (
+                "the same, and another thread polls there too",
+                Candidate {
+                    shared: vec![EPOLL],
+                    ..newborn(&[(EPOLL, 1)])
+                },
+                Recognised::Pool(EPOLL),
+            ),
+            (
+                "another thread polls something else",
+                Candidate {
+                    shared: vec![POLL],
+                    ..newborn(&[(EPOLL, 1)])
+                },
+                Recognised::Loop(EPOLL),
+            ),
+            (
+                "away from its first poll, but in no such wait",
+                Candidate {
+                    wedged: false,
+                    ..newborn(&[(EPOLL, 1)])
+                },
+                Recognised::Undecided,
+            ),
+            (
+                "not born under the agent, or no leader",
+                Candidate {
+                    leads_from_birth: false,
+                    ..newborn(&[(EPOLL, 1)])
+                },
+                Recognised::Undecided,
+            ),
+            (
+                "polled something else before",
+                newborn(&[(POLL, 1), (EPOLL, 1)]),
+                Recognised::Undecided,
+            ),
+            (
+                "its first poll was on a socket",
+                newborn(&[(POLL, 1)]),
                 Recognised::Undecided,
             ),
         ];

@@ -6,7 +6,7 @@ use super::loops::{Loop, Struck, Wanted};
 use super::sentinel::Sentinel;
 use crate::action::{Child, strike};
 use crate::pipeline::event::Awaited;
-use crate::pipeline::policy::Condition;
+use crate::pipeline::policy::{Condition, WaitFacts};
 use crate::pipeline::{
     ActionNotice, Mode, Mono, Notice, Outcome, Pid, PidKey, Refusal, Signal, Tid,
 };
@@ -16,6 +16,10 @@ use crate::proc;
 const INEFFECTIVE_AFTER: Duration = Duration::from_secs(1);
 
 impl Sentinel {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the fields of one decision, named where they are known"
+    )]
     pub(super) fn act(
         &mut self,
         tid: Tid,
@@ -23,10 +27,12 @@ impl Sentinel {
         exe: String,
         signal: Signal,
         grace: Duration,
+        decided: &WaitFacts,
         now: Mono,
     ) {
         let mode = self.settings.mode;
         let mut struck = None;
+        let seen = self.look_for_action(tid, decided, now);
         // The line tells when the signal was sent: its effect can be seen before the call has come back.
         let at = crate::kernel::clock::now();
         let (outcome, detail) = if mode == Mode::Observe {
@@ -37,7 +43,7 @@ impl Sentinel {
             (outcome, detail)
         };
         let after = crate::kernel::clock::now();
-        self.open_stall_for_action(tid, now);
+        self.open_stall_for_action(tid, now, seen);
         let action = (child.pid, exe.clone(), signal, outcome, grace, detail);
         if self.is_news(tid, outcome) {
             self.tell_action(tid, action, at);
@@ -160,13 +166,14 @@ impl Sentinel {
         signal: Signal,
         refusal: Refusal,
         grace: Duration,
+        detail: Option<String>,
         now: Mono,
     ) {
         if self.is_news(tid, Outcome::Refused(refusal)) {
-            self.open_stall_for_action(tid, now);
+            self.open_stall_for_action(tid, now, None);
             self.tell_action(
                 tid,
-                (child, exe, signal, Outcome::Refused(refusal), grace, None),
+                (child, exe, signal, Outcome::Refused(refusal), grace, detail),
                 now,
             );
         }

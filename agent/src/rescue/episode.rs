@@ -3,7 +3,7 @@
 use super::loops::{Episode, Loop, Wanted};
 use super::sentinel::Sentinel;
 use crate::pipeline::event::Awaited;
-use crate::pipeline::policy::{Decision, decide};
+use crate::pipeline::policy::{Decision, decide, remark};
 use crate::pipeline::{Mono, Notice, Pid, Tid};
 use crate::proc;
 use crate::target::cgroup::CpuStat;
@@ -102,7 +102,7 @@ impl Sentinel {
         else {
             return;
         };
-        let Some((facts, engine_child)) = self.gather(tid, now) else {
+        let Some((mut facts, engine_child)) = self.gather(tid, now) else {
             return;
         };
         let mut decision = decide(&facts, &engine.rules, now);
@@ -110,7 +110,11 @@ impl Sentinel {
             // Once more with what has happened while the facts were gathered.
             self.collect_events();
             decision = match self.gather(tid, now) {
-                Some((facts, _)) => decide(&facts, &engine.rules, now),
+                Some((again, _)) => {
+                    let decision = decide(&again, &engine.rules, now);
+                    facts = again;
+                    decision
+                }
                 None => Decision::Leave,
             };
         }
@@ -138,14 +142,16 @@ impl Sentinel {
             } => {
                 // Without a child there is no line to write: the contract's line names one.
                 let about = child.unwrap_or(Pid(0));
-                self.refused(tid, about, exe, signal, refusal, engine.rules.grace, now);
+                let detail = remark(&facts, child, refusal).map(str::to_owned);
+                let grace = engine.rules.grace;
+                self.refused(tid, about, exe, signal, refusal, grace, detail, now);
             }
             Decision::Strike {
                 child,
                 exe,
                 signal,
                 grace,
-            } => self.act(tid, child, exe, signal, grace, now),
+            } => self.act(tid, child, exe, signal, grace, &facts, now),
         }
     }
 }

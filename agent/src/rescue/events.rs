@@ -3,6 +3,7 @@
 use super::sentinel::Sentinel;
 use crate::kernel::clock;
 use crate::pipeline::event::{KernelEvent, What};
+use crate::pipeline::family::TELLING;
 use crate::pipeline::{EndedBy, Mono, PidKey};
 use crate::target::scout::Question;
 
@@ -41,15 +42,22 @@ impl Sentinel {
             self.process_ended(key, event.at, EndedBy::Exit);
         }
         match &event.what {
-            What::PollerSeen { poller, .. } => self.poller_seen(event, *poller),
+            What::PollerSeen { poller, syscall } => self.poller_seen(event, *poller, *syscall),
             What::WaitBegan { .. } | What::WaitEnded { .. } | What::NestedPoll { .. } => {
-                self.read_loop(event.tid);
-                self.follow_episode(event.tid, clock::now());
+                let now = clock::now();
+                // A wait may be what shows that it is a loop.
+                self.mend_wait(event.tid);
+                self.recognise(event.tid, now);
+                self.follow_episode(event.tid, now);
             }
             What::LoopPolled { since } => self.loop_polled(event.tid, *since, event.at),
             What::PollOverran { deadline } => self.loop_polled(event.tid, *deadline, event.at),
             What::Execed { exe, .. } => self.execed(event, exe, must_read),
             What::ThreadEnded => self.end_loop(event.tid, event.at, EndedBy::Exit, false),
+            What::Signalled { signal, .. } if TELLING.contains(signal) => {
+                // It may be an engine that nobody but a main thread that is no loop waits for.
+                self.unshown_due = Mono::default();
+            }
             What::Forked { .. } | What::Exited { .. } | What::Signalled { .. } => {}
         }
     }

@@ -12,7 +12,7 @@ use crate::proc;
 use crate::target::cgroup::CpuStat;
 
 /// Children that are looked at for one decision; a loop with more gets `ambiguous_child` from the policy anyway.
-const MOST_CHILDREN: usize = 64;
+pub(super) const MOST_CHILDREN: usize = 64;
 
 impl Sentinel {
     /// Everything the decision rests on, gathered now, and the engine among the children awaited.
@@ -144,8 +144,14 @@ impl Sentinel {
             engine: child.engine,
             told: child.told,
             seen_born: child.seen_born,
+            // A signal that others sent was reported, if the agent was there: what is pending may be that one.
+            told_unseen: !child.seen_born
+                && child.told.is_none()
+                && child.ending.is_none()
+                && status.as_ref().is_ok_and(proc::Status::is_told),
             place,
             condition: condition_of(child.key.pid, &status),
+            state: status.as_ref().map_or("gone", proc::Status::state_name),
             engines_below,
         }
     }
@@ -153,13 +159,25 @@ impl Sentinel {
     /// The child a loop waits for, as its cause shows it.
     pub(super) fn child_cause(&self, watched: &Loop, now: Mono) -> Option<ChildCause> {
         let episode = watched.episode.as_ref()?;
-        let children = self.family.children(watched.id.process.pid);
-        let child = match episode.wanted {
+        let pid = watched.id.process.pid;
+        self.awaited_child(pid, episode.wanted, episode.pidfd_child, now)
+    }
+
+    /// The child that a call of a process's thread names, if it names one.
+    pub(super) fn awaited_child(
+        &self,
+        parent: Pid,
+        wanted: Wanted,
+        pidfd_child: Option<Pid>,
+        now: Mono,
+    ) -> Option<ChildCause> {
+        let children = self.family.children(parent);
+        let child = match wanted {
             Wanted::Wait(Awaited::Process(number), _) => children
                 .into_iter()
                 .find(|child| child.ns_pid == Some(number))?,
             Wanted::Wait(Awaited::PidFd(_), _) | Wanted::Pidfd(_) => {
-                self.family.get(episode.pidfd_child?)?
+                self.family.get(pidfd_child?)?
             }
             Wanted::Wait(Awaited::Any | Awaited::Group(_), _) => match children.as_slice() {
                 [only] => only,

@@ -50,7 +50,8 @@ pub(super) fn waits(reading: &Reading) -> bool {
         .is_some_and(|wait| wait.calls > 1 || (wait.call.is_some() && !wait.options.polls()))
 }
 
-fn doing(id: LoopId, reading: &Reading) -> Doing {
+/// The call a thread is in, if it is in one.
+pub(super) fn doing(id: LoopId, reading: &Reading) -> Doing {
     let pid = id.process.pid;
     match thread_call(pid, id.tid) {
         Ok(ThreadCall::Running) => Doing::Running,

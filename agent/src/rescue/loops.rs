@@ -21,6 +21,8 @@ pub(super) struct Loop {
     pub(super) slot: u32,
     pub(super) stall_after: Duration,
     pub(super) candidate: Candidate,
+    /// The call with which it was first seen polling, 0 if it was not.
+    pub(super) first_call: u32,
     /// When it got its record.
     pub(super) adopted: Mono,
     /// Set once it is recognised.
@@ -77,6 +79,18 @@ pub(super) enum Wanted {
     Pidfd(Poller),
 }
 
+impl Wanted {
+    /// The call that blocks; of a poll only its arguments are known, and a look with `WNOHANG` blocks nobody.
+    pub(super) fn blocking_call(self) -> Option<&'static str> {
+        match self {
+            Self::Wait(_, options) if options.polls() => None,
+            Self::Wait(_, options) if options.waitid => Some("waitid"),
+            Self::Wait(..) => Some("wait4"),
+            Self::Pidfd(_) => None,
+        }
+    }
+}
+
 /// A wait episode.
 #[derive(Debug)]
 pub(super) struct Episode {
@@ -113,6 +127,7 @@ impl Loop {
             slot,
             stall_after,
             candidate: Candidate::default(),
+            first_call: 0,
             adopted,
             info: None,
             adopted_busy: None,

@@ -21,6 +21,7 @@ mod stall;
 mod stats;
 mod thread;
 mod threads;
+mod unshown;
 
 pub use settings::{EngineSettings, Limits, Settings, TargetSettings};
 pub use stats::Stats;

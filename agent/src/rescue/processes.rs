@@ -12,6 +12,15 @@ use crate::target::scout::{Answer, Question};
 use crate::target::sight::Sighting;
 
 impl Sentinel {
+    /// Watches processes that were named by their ids: no rule has to match them.
+    pub(super) fn watch_named(&mut self, processes: &[(Pid, usize)]) {
+        self.watch(processes);
+        let known = processes
+            .iter()
+            .filter_map(|(pid, _)| self.family.get(*pid));
+        self.named.extend(known.map(|process| process.key));
+    }
+
     /// Watches processes from now on, and all that descends from them.
     pub(super) fn watch(&mut self, processes: &[(Pid, usize)]) {
         let exact = self.exact_starts();
@@ -77,7 +86,12 @@ impl Sentinel {
                     self.process_ended(key, clock::now(), EndedBy::Exit);
                 }
             }
-            Answer::Matched { pid, target } => self.watch(&[(pid, target)]),
+            Answer::Matched { pid, target } => {
+                self.watch(&[(pid, target)]);
+                self.matched
+                    .extend(self.family.get(pid).map(|process| process.key));
+            }
+            Answer::Rematched { pid, target } => self.rematched(pid, target),
             Answer::Scanned(processes) => self.scanned(&processes),
         }
     }
@@ -100,6 +114,10 @@ impl Sentinel {
         process.parent = sighting.parent;
         process.target = target;
         let (key, parent) = (process.key, process.parent);
+        if engine {
+            // It may have been told before it was known to be one.
+            self.unshown_due = Mono::default();
+        }
         if engine && process.watched {
             process.watched = false;
             self.unwatch_threads(key, parent);
@@ -191,6 +209,8 @@ impl Sentinel {
         for tid in threads {
             self.end_loop(tid, at, how, false);
         }
+        self.named.remove(&key);
+        self.matched.remove(&key);
         let pid = key.pid;
         match self.family.get(pid) {
             Some(process) if !process.key.matches(key) => return,
@@ -201,6 +221,7 @@ impl Sentinel {
             }
             None => {}
         }
+        self.end_unshown(pid, at, how);
         self.pools.remove(&pid);
         self.paused.remove(&pid);
         self.locks.remove(&pid);

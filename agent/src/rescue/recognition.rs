@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::look::away_since;
+use super::look::{away_since, waits};
 use super::loops::Loop;
 use super::sentinel::Sentinel;
 use crate::evidence::Question;
@@ -71,6 +71,7 @@ impl Sentinel {
         }
         let mut candidate = Self::candidate_of(watched);
         candidate.shared = shared;
+        candidate.wedged = candidate.leads_from_birth && self.awaits_told_engine(watched, now);
         candidate.settled = now.since(watched.adopted) >= SETTLED || stalls(watched, now);
         match recognise(&candidate) {
             Recognised::Loop(own) if watched.info.is_none() => self.recognised(tid, own, now),
@@ -90,6 +91,19 @@ impl Sentinel {
             }
             Recognised::Loop(_) | Recognised::Undecided => {}
         }
+    }
+
+    /// Blocked in a wait for an engine that was told to end. Startup code may wait for other children after a first poll.
+    fn awaits_told_engine(&self, watched: &Loop, now: Mono) -> bool {
+        let Some(reading) = watched.last.as_ref().filter(|reading| waits(reading)) else {
+            return false;
+        };
+        let Some((_, wanted)) = Loop::wanted(reading) else {
+            return false;
+        };
+        let child = self.awaited_child(watched.id.process.pid, wanted, None, now);
+        let engine = child.and_then(|child| self.family.get(child.pid));
+        engine.is_some_and(|child| child.engine == Some(true) && child.told.is_some())
     }
 
     pub(super) fn recognised(&mut self, tid: Tid, own: Poller, now: Mono) {
@@ -121,6 +135,7 @@ impl Sentinel {
         let guarded = self.settings.mode == Mode::Enforce
             && target.is_some_and(|target| target.engine.is_some());
         let key = watched.id.process;
+        self.shown(tid, key, now);
         self.tell(Notice::Loop {
             at: now,
             info: info.clone(),
@@ -150,6 +165,9 @@ fn poller(watched: &Loop, own: Poller, now: Mono) -> Option<&'static str> {
     };
     let reading = watched.last.as_ref();
     let mut number = reading.map_or(0, |reading| i64::from(reading.syscall));
+    if number == 0 {
+        number = i64::from(watched.first_call);
+    }
     if number == 0 {
         // It was in its poll before any hook was there.
         if let Ok(ThreadCall::In { number: found, .. }) =

@@ -26,28 +26,72 @@ impl Sentinel {
         if self.settings.mode == Mode::Observe {
             self.locks.clear();
         }
-        let known: Vec<(PidKey, usize, bool)> = self
+        let known: Vec<(PidKey, usize)> = self
             .family
             .iter()
-            .map(|process| (process.key, process.target, process.watched))
+            .map(|process| (process.key, process.target))
             .collect();
         self.ask(Question::Rules(rules));
-        for (key, target, watched) in known {
+        for (key, target) in known {
             let pid = key.pid;
             match moved.get(target).copied().flatten() {
                 Some(target) => {
                     self.retarget(pid, target);
-                    // What an engine is may have changed.
+                    // What an engine is may have changed. Its threads are known: one that is found in a wait now has not been
+                    // there since before the agent came.
                     self.ask(Question::Look {
                         pid,
                         target,
-                        threads: watched,
+                        threads: false,
                     });
                 }
                 None => self.process_ended(key, now, EndedBy::Detached),
             }
         }
+        // A target of the same name may match others now.
+        for key in self.matched.iter().copied().collect::<Vec<_>>() {
+            self.ask(Question::Rematch(key.pid));
+        }
         self.next_rescan = now;
+    }
+
+    /// What the new rules say of a process that the old ones matched.
+    pub(super) fn rematched(&mut self, pid: Pid, target: Option<usize>) {
+        let Some(process) = self.family.get(pid) else {
+            return;
+        };
+        let (key, parent, before) = (process.key, process.parent, process.target);
+        if !self.matched.contains(&key) || target == Some(before) {
+            return;
+        }
+        self.matched.remove(&key);
+        let by_descent = self
+            .family
+            .get(parent)
+            .is_some_and(|parent| parent.engine != Some(true));
+        if self.named.contains(&key) || by_descent {
+            return;
+        }
+        self.let_go(key);
+        if let Some(target) = target {
+            // Another target's: its series and its threshold begin anew.
+            self.watch(&[(pid, target)]);
+            self.matched.insert(key);
+        }
+    }
+
+    /// Ends watching of a process and of all that was watched because of it.
+    fn let_go(&mut self, key: PidKey) {
+        let now = clock::now();
+        let mut going = vec![key];
+        while let Some(key) = going.pop() {
+            let children = self.family.children(key.pid);
+            let children = children.iter().map(|child| child.key);
+            going.extend(
+                children.filter(|key| !self.matched.contains(key) && !self.named.contains(key)),
+            );
+            self.process_ended(key, now, EndedBy::Detached);
+        }
     }
 
     pub(super) fn retarget(&mut self, pid: Pid, target: usize) {

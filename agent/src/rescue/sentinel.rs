@@ -11,12 +11,13 @@ use super::loops::Loop;
 use super::settings::Settings;
 use super::stats::Stats;
 use super::thread::Summary;
+use super::unshown::Unshown;
 use crate::action::{Budget, EnforcerLock, RunDir};
 use crate::evidence::Collector;
 use crate::kernel::{Sensor, clock};
 use crate::pipeline::event::{KernelEvent, Poller};
 use crate::pipeline::family::Family;
-use crate::pipeline::{EndedBy, IncidentId, Mono, Notice, Pid, Tid};
+use crate::pipeline::{EndedBy, IncidentId, Mono, Notice, Pid, PidKey, Tid};
 use crate::target::cgroup::CpuStat;
 use crate::target::scout::{Matching, Question, Scout};
 
@@ -32,7 +33,13 @@ pub(super) struct Sentinel {
     pub(super) settings: Settings,
     pub(super) family: Family,
     pub(super) loops: HashMap<Tid, Loop>,
+    /// Main threads that wait and are not shown to be loops, by process.
+    pub(super) unshown: HashMap<Pid, Unshown>,
+    pub(super) unshown_due: Mono,
     pub(super) started: Mono,
+    /// Processes that were named by their ids, and those that the rules matched; all others descend from these.
+    pub(super) named: HashSet<PidKey>,
+    pub(super) matched: HashSet<PidKey>,
     /// Loop processes that wait after an action.
     pub(super) paused: HashMap<Pid, Mono>,
     pub(super) scout: Scout,
@@ -84,7 +91,11 @@ impl Sentinel {
             settings,
             family: Family::default(),
             loops: HashMap::new(),
+            unshown: HashMap::new(),
+            unshown_due: now,
             started: now,
+            named: HashSet::new(),
+            matched: HashSet::new(),
             paused: HashMap::new(),
             scout,
             collector,
@@ -152,6 +163,7 @@ impl Sentinel {
             self.follow_episode(*tid, now);
             self.follow_strikes(*tid, now);
         }
+        self.follow_unshown(now);
         let events = self.sensor.events_fd().is_some();
         if now >= self.next_rescan {
             self.next_rescan = now.plus(if events {
@@ -168,7 +180,10 @@ impl Sentinel {
             .values()
             .map(|watched| Self::due_of(watched, now))
             .min();
-        let mut due = earliest.unwrap_or(self.next_rescan).min(self.next_rescan);
+        let mut due = earliest
+            .unwrap_or(self.next_rescan)
+            .min(self.next_rescan)
+            .min(self.unshown_due);
         if !events && !self.loops.is_empty() {
             due = due.min(now.plus(SAMPLE));
         }
@@ -214,6 +229,9 @@ impl Sentinel {
         for tid in self.loops.keys().copied().collect::<Vec<_>>() {
             self.read_loop(tid);
             self.end_loop(tid, now, EndedBy::Detached, false);
+        }
+        for pid in self.unshown.keys().copied().collect::<Vec<_>>() {
+            self.end_unshown(pid, now, EndedBy::Detached);
         }
         self.tell_lost(now);
         let Self {

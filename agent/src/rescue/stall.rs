@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use super::look::{away_since, look};
+use super::look::{Accounts, away_since, doing, look};
 use super::loops::{Loop, Stall};
 use super::sentinel::Sentinel;
-use crate::pipeline::classify::{ThreadFacts, classify};
+use crate::pipeline::classify::{Doing, ThreadFacts, classify};
 use crate::pipeline::event::Beat;
+use crate::pipeline::policy::{WaitFacts, awaited_cause};
 use crate::pipeline::recognise::Candidate;
 use crate::pipeline::{Cause, ChildCause, EndedBy, LoopTotals, Mono, Notice, StallView, Tid};
 
@@ -16,6 +17,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 const SECOND_LOOK: Duration = Duration::from_millis(20);
 /// A rescue is credited only if the loop polls this soon after the child's end.
 const RESCUED_WITHIN: Duration = Duration::from_secs(1);
+
+/// One look at a loop.
+pub(super) type Seen = (ThreadFacts, Option<Accounts>);
 
 impl Sentinel {
     /// What is known of a thread, with all its polls so far.
@@ -43,7 +47,7 @@ impl Sentinel {
             // The report of its end comes before the record shows it, or after.
             (None, Some(since)) if watched.closed.is_some_and(|closed| closed >= since) => {}
             (None, Some(since)) if now.since(since) >= watched.stall_after => {
-                self.open_stall(tid, since, now);
+                self.open_stall(tid, since, now, None);
             }
             (Some(stall), _) => {
                 let back = match reading.beat {
@@ -63,16 +67,53 @@ impl Sentinel {
         }
     }
 
-    pub(super) fn open_stall(&mut self, tid: Tid, since: Mono, now: Mono) {
+    /// A first look at a loop.
+    fn first_look(&self, watched: &Loop, now: Mono) -> Seen {
+        let child = self.child_cause(watched, now);
+        match &watched.last {
+            Some(reading) => look(watched.id, reading, None, child, now),
+            None => (ThreadFacts::default(), None),
+        }
+    }
+
+    /// What an action will open its incident with, if that is not open yet: a look after the signal would show what the
+    /// signal did. The decision's facts say all of it where the call blocks, so that the signal waits for nothing; between
+    /// naps, and in a poll on a pidfd, one read of procfs names the call.
+    pub(super) fn look_for_action(&self, tid: Tid, decided: &WaitFacts, now: Mono) -> Option<Seen> {
+        let watched = self
+            .loops
+            .get(&tid)
+            .filter(|watched| watched.stall.is_none())?;
+        let call = watched
+            .episode
+            .as_ref()
+            .and_then(|episode| episode.wanted.blocking_call());
+        let doing = match call {
+            Some(name) => Doing::Call {
+                name: name.to_owned(),
+                fd: None,
+                descriptor: None,
+                args: [0; 6],
+            },
+            None => doing(watched.id, watched.last.as_ref()?),
+        };
+        let facts = ThreadFacts {
+            state: 'S',
+            doing,
+            waits: true,
+            child: awaited_cause(decided, now),
+            ..ThreadFacts::default()
+        };
+        Some((facts, None))
+    }
+
+    /// Opens a stall with what was seen of it, or with a look now.
+    pub(super) fn open_stall(&mut self, tid: Tid, since: Mono, now: Mono, seen: Option<Seen>) {
         let incident = self.new_incident();
         let Some(watched) = self.loops.get(&tid) else {
             return;
         };
-        let child = self.child_cause(watched, now);
-        let (facts, accounts) = match &watched.last {
-            Some(reading) => look(watched.id, reading, None, child, now),
-            None => (ThreadFacts::default(), None),
-        };
+        let (facts, accounts) = seen.unwrap_or_else(|| self.first_look(watched, now));
         let lower_bound = watched.adopted_busy.is_some();
         let stall = Stall {
             incident,
@@ -101,7 +142,7 @@ impl Sentinel {
     }
 
     /// An action opens its incident, whatever the stall's length: a grace below the threshold is allowed.
-    pub(super) fn open_stall_for_action(&mut self, tid: Tid, now: Mono) {
+    pub(super) fn open_stall_for_action(&mut self, tid: Tid, now: Mono, seen: Option<Seen>) {
         let Some(watched) = self.loops.get(&tid) else {
             return;
         };
@@ -111,7 +152,7 @@ impl Sentinel {
             let since = since
                 .or(watched.episode.as_ref().map(|episode| episode.start))
                 .unwrap_or(now);
-            self.open_stall(tid, since, now);
+            self.open_stall(tid, since, now, seen);
         }
     }
 
@@ -183,7 +224,7 @@ impl Sentinel {
         let told = watched.closed.is_some_and(|closed| closed >= since);
         if watched.stall.is_none() && !told && at.since(since) >= watched.stall_after {
             // It came and went between two looks.
-            self.open_stall(tid, since, at);
+            self.open_stall(tid, since, at, None);
         }
         self.close_stall(tid, at, EndedBy::Poll);
         self.follow_episode(tid, at);

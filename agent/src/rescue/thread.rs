@@ -157,7 +157,7 @@ fn run(sentinel: &mut Sentinel, inbox: &Receiver<Message>, wake: &OwnedFd) {
         sentinel.take_events();
         while let Ok(message) = inbox.try_recv() {
             match message {
-                Message::Watch(processes) => sentinel.watch(&processes),
+                Message::Watch(processes) => sentinel.watch_named(&processes),
                 Message::Reload(settings, rules) => sentinel.reload(*settings, rules),
                 Message::Answer(answer) => sentinel.answered(answer),
                 Message::Explained(answer) => sentinel.explained(*answer),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::loops::Loop;
 use super::sentinel::Sentinel;
-use crate::kernel::thread_call::Found;
+use crate::kernel::thread_call::{Found, found};
 use crate::kernel::{Adoption, clock};
 use crate::pipeline::event::{Beat, KernelEvent, Poller, WaitReading};
 use crate::pipeline::{LoopId, Pid, PidKey, Tid};
@@ -74,6 +74,8 @@ impl Sentinel {
             if let Some(watched) = self.loops.get_mut(&leader) {
                 watched.adopted_busy = Some(now);
             }
+        } else if let Some(Found::Waiting(awaited, options)) = leader_found {
+            self.found_waiting(key.pid, awaited, options);
         }
     }
 
@@ -120,14 +122,12 @@ impl Sentinel {
         self.loops.insert(tid, watched);
     }
 
-    pub(super) fn poller_seen(&mut self, event: &KernelEvent, poller: Poller) {
-        let Some((key, target)) = self
-            .family
-            .get(event.pid)
-            .map(|process| (process.key, process.target))
-        else {
+    pub(super) fn poller_seen(&mut self, event: &KernelEvent, poller: Poller, syscall: u32) {
+        let Some(process) = self.family.get(event.pid) else {
             return;
         };
+        let (key, target) = (process.key, process.target);
+        let leads_from_birth = process.seen_born && event.tid.0 == event.pid.0;
         if self
             .pools
             .get(&event.pid)
@@ -149,8 +149,57 @@ impl Sentinel {
         );
         if let Some(watched) = self.loops.get_mut(&event.tid) {
             watched.candidate.pollers = vec![(poller, 1)];
+            watched.candidate.leads_from_birth = leads_from_birth;
+            watched.first_call = syscall;
         }
+        self.mend_wait(event.tid);
         self.recognise_process(event.pid);
+        self.follow_episode(event.tid, clock::now());
+    }
+
+    /// A thread may have left its first poll, and entered a wait, before it had a record: then the record still shows it
+    /// inside the poll, and perhaps no wait.
+    pub(super) fn mend_wait(&mut self, tid: Tid) {
+        self.read_loop(tid);
+        let Some(watched) = self
+            .loops
+            .get(&tid)
+            .filter(|watched| watched.info.is_none())
+        else {
+            return;
+        };
+        let (id, target) = (watched.id, watched.target);
+        let Some(Beat::Polling { .. }) = watched.last.as_ref().map(|reading| reading.beat) else {
+            return;
+        };
+        let wait = match watched.last.as_ref().and_then(|reading| reading.wait) {
+            // A poll ends the waits before it: it was left unseen.
+            Some(wait) => wait,
+            None => match found(id.process.pid, tid) {
+                Found::Waiting(awaited, options) => {
+                    let now = clock::now();
+                    WaitReading {
+                        start: now,
+                        call: Some(now),
+                        calls: 1,
+                        awaited,
+                        options,
+                    }
+                }
+                _ => return,
+            },
+        };
+        let Some(before) = self.loops.remove(&tid) else {
+            return;
+        };
+        self.sensor.release(tid, false);
+        let beat = Beat::Busy { since: wait.start };
+        self.adopt(id.process, tid, target, None, beat, Some(wait));
+        if let Some(watched) = self.loops.get_mut(&tid) {
+            watched.candidate = before.candidate;
+            watched.first_call = before.first_call;
+        }
+        self.read_loop(tid);
     }
 
     pub(super) fn mark_pool(&mut self, pid: Pid, poller: Poller) {

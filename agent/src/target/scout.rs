@@ -36,6 +36,8 @@ pub enum Question {
     },
     /// A process ran a program: does it belong to a target?
     Appraise(Pid),
+    /// The rules changed: to which target does a process belong that was matched by the old ones?
+    Rematch(Pid),
     /// List all processes, and appraise those not seen before if `appraise`.
     Scan {
         /// Match unknown processes against the targets.
@@ -74,6 +76,13 @@ pub enum Answer {
         pid: Pid,
         /// Number of its target.
         target: usize,
+    },
+    /// To which target a process belongs by the rules that are in force now, if to any.
+    Rematched {
+        /// Which.
+        pid: Pid,
+        /// Number of its target.
+        target: Option<usize>,
     },
     /// Every process and its parent.
     Scanned(Vec<(Pid, Pid)>),
@@ -146,6 +155,7 @@ impl Work {
                     threads,
                 } => self.look(pid, target, threads),
                 Question::Appraise(pid) => self.appraise(pid),
+                Question::Rematch(pid) => self.rematch(pid),
                 Question::Scan { appraise } => self.scan(appraise),
                 Question::Rules(rules) => {
                     self.rules = rules;
@@ -181,6 +191,16 @@ impl Work {
         if let Some(target) = self.rules.target(pid, &exe, &command_line) {
             (self.answer)(Answer::Matched { pid, target });
         }
+    }
+
+    fn rematch(&mut self, pid: Pid) {
+        // Who is ending shows nothing by which to judge, and is gone soon.
+        let Ok(exe) = proc::exe_name(pid) else {
+            return;
+        };
+        let command_line = proc::command_line(pid).unwrap_or_default();
+        let target = self.rules.target(pid, &exe, &command_line);
+        (self.answer)(Answer::Rematched { pid, target });
     }
 
     fn scan(&mut self, appraise: bool) {

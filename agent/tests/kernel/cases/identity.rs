@@ -178,6 +178,8 @@ fn reused_in_the_next_wait() -> Result<Reuse> {
     let mut scene = Scene::enforcing(Grace::Short)?;
     let first = scene.add_wedged_engine()?;
     alive::signal(first, libc::SIGKILL)?;
+    // On a busy machine its end may take longer than the grace.
+    alive::until_state(first, 'Z')?;
     scene.victim.ask("wait engine wait4", "waited")?;
     let start = || scene.victim.spawn("engine", "engine", ENGINE);
     if reuse(first, start, |other| alive::signal(other, libc::SIGKILL))? == Reuse::Stranger {

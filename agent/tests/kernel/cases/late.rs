@@ -17,7 +17,12 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("late::already_stalled_is_freed_in_two_steps", || {
             two_steps(None)
         }),
-        Case::new("late::stalled_beside_another_poller", beside_another_poller),
+        Case::new("late::stalled_and_not_shown_to_be_a_loop", not_shown),
+        Case::new("late::told_before_and_waited_for_after", told_before),
+        Case::new(
+            "late::told_before_and_the_signal_is_pending",
+            pending_signal,
+        ),
         Case::new("late::pid_namespace", pid_namespace),
         Case::new("late::sampling_notices", sampling),
         Case::new("late::sampling_frees_in_two_steps", || {
@@ -93,32 +98,107 @@ fn two_steps(plan: Option<&str>) -> Result<()> {
         .map(|_| ())
 }
 
-/// A thread that was stalled when the agent came has not been seen polling: it is no loop if another polls its descriptor.
-fn beside_another_poller() -> Result<()> {
-    let mut victim = Victim::start(&["loop", "epoll_wait"])?;
-    let pid = victim.pid;
-    let engine = victim.spawn("engine", "engine", ENGINE)?;
-    victim.tell_to_end("engine")?;
-    victim.ask("poll-beside", "polling")?;
-    victim.wait_for("engine", "wait4")?;
-    alive::until_state(pid, 'S')?;
-    // Its agent would act on it after `unknown_grace`: as long as one beside it takes for that.
+/// A main thread that was stalled when the agent came has not been seen polling. It is not taken for a loop if another
+/// thread polls its descriptor, or if there is no epoll descriptor; that is said, once, when a signal would be due.
+fn not_shown() -> Result<()> {
+    let mut beside = Victim::start(&["loop", "epoll_wait"])?;
+    let mut without = Victim::start(&["loop", "poll"])?;
+    let mut engines = Vec::new();
+    for victim in [&mut beside, &mut without] {
+        let engine = victim.spawn("engine", "engine", ENGINE)?;
+        victim.tell_to_end("engine")?;
+        engines.push((victim.pid, engine));
+    }
+    beside.ask("poll-beside", "polling")?;
+    for victim in [&mut beside, &mut without] {
+        victim.wait_for("engine", "wait4")?;
+        alive::until_state(victim.pid, 'S')?;
+    }
     let arguments = arguments();
     let options = Options {
         arguments: &arguments,
         ..Options::default()
     };
-    let (agent, watch) = Agent::start(&[pid], &options)?;
-    two_steps(None)?;
-    alive::must_live("the engine", engine)?;
-    victim.kill()?;
+    let (agent, mut watch) = Agent::start(&[beside.pid, without.pid], &options)?;
+    for _ in &engines {
+        watch.next("a refusal", |line| line.kind() == "action")?;
+    }
+    for (pid, engine) in &engines {
+        let told: Vec<_> = watch
+            .seen()
+            .iter()
+            // The thread that polls beside the main one, alone by now, is a loop.
+            .filter(|line| line.number("/tid") == Some(u64::from(*pid)))
+            .collect();
+        let kinds: Vec<&str> = told.iter().map(|line| line.kind()).collect();
+        ensure!(kinds == ["stall_opened", "action"], "{pid}: {kinds:?}");
+        let refused = told[1];
+        ensure!(
+            refused.text("/refused_by") == "not_loop_thread",
+            "{refused}"
+        );
+        ensure!(
+            refused.number("/child") == Some(u64::from(*engine)),
+            "{refused}"
+        );
+        ensure!(
+            refused.float("/busy_ms") >= Some(UNKNOWN_GRACE_MS),
+            "too early: {refused}"
+        );
+        alive::must_live("the engine", *engine)?;
+    }
+    // More than one look later it is not said again.
+    watch.linger(1000)?;
+    let (_, engine) = engines[1];
+    alive::signal(engine, libc::SIGKILL)?;
+    let closed = watch.next("the end of it", |line| line.is("stall_closed", without.pid))?;
+    ensure!(!closed.is_true("/rescued"), "{closed}");
+    beside.kill()?;
+    without.quit()?;
     let lines = agent.finish(watch)?;
-    let action = lines.iter().find(|line| line.kind() == "action");
+    let count = |kind: &str| lines.iter().filter(|line| line.kind() == kind).count();
+    ensure!(count("action") == 2, "said {} times", count("action"));
+    ensure!(count("stall_closed") >= 2, "an incident has no end");
+    was_sent(&lines, &[])
+}
+
+/// Told before the agent came, and waited for after: nobody can know that, so nothing is done; but it is said.
+fn told_before() -> Result<()> {
+    let mut victim = Victim::start(&["loop", "epoll_wait"])?;
+    let engine = victim.spawn("engine", "engine", ENGINE)?;
+    victim.tell_to_end("engine")?;
+    let mut scene = Scene::with(victim, &arguments())?;
+    scene.victim.wait_for("engine", "wait4")?;
+    let refused = scene.refusal("not_told_to_end")?;
     ensure!(
-        action.is_none(),
-        "acted for a thread that is no loop: {action:?}"
+        refused.text("/detail").contains("older than the agent"),
+        "{refused}"
     );
-    Ok(())
+    alive::must_live("the engine", engine)?;
+    scene.free(engine, &refused)?;
+    scene.end(&[]).map(|_| ())
+}
+
+/// The same for an engine that blocks the signal, which is pending then and proves that it was told.
+fn pending_signal() -> Result<()> {
+    let mut victim = Victim::start(&["loop", "epoll_wait"])?;
+    let engine = victim.spawn("engine", "blocks", ENGINE)?;
+    victim.tell_to_end("engine")?;
+    let mut scene = Scene::with(victim, &arguments())?;
+    scene.victim.wait_for("engine", "wait4")?;
+    let termed = scene.action()?;
+    ensure!(
+        termed.is_sent() && termed.text("/signal") == "SIGTERM",
+        "{termed}"
+    );
+    ensure!(
+        termed.float("/busy_ms") >= Some(UNKNOWN_GRACE_MS),
+        "too early: {termed}"
+    );
+    scene.rescued(engine)?;
+    scene
+        .end(&[(engine, "SIGTERM"), (engine, "SIGKILL")])
+        .map(|_| ())
 }
 
 /// A rescue inside a PID namespace: the loop calls its engine by a number that means another process out here.

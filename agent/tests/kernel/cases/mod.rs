@@ -11,6 +11,7 @@ mod late;
 mod machine;
 mod recognition;
 mod refusals;
+mod reload;
 mod rescue;
 
 /// A test.
@@ -49,6 +50,7 @@ pub(crate) fn all() -> Vec<Case> {
         machine::cases(),
         recognition::cases(),
         refusals::cases(),
+        reload::cases(),
         rescue::cases(),
     ];
     subjects.into_iter().flatten().collect()

@@ -6,7 +6,7 @@ use super::Case;
 use crate::harness::scene::{ENFORCE, Scene};
 use crate::harness::shared::{self, Grace};
 use crate::harness::victim::Victim;
-use crate::harness::{ENGINE, HELPER, LOOP};
+use crate::harness::{ENGINE, HELPER, LOOP, program};
 use crate::sys::PollCall;
 
 pub(super) fn cases() -> Vec<Case> {
@@ -31,6 +31,10 @@ pub(super) fn cases() -> Vec<Case> {
             Case::new("recognition::nested_poll_is_part_of_the_stall", nested_poll),
             Case::new("recognition::forked_worker", forked_worker),
             Case::new("recognition::worker_that_ran_a_program", execed_worker),
+            Case::new("recognition::worker_wedged_after_its_first_poll", || {
+                wedged_worker(50)
+            }),
+            Case::new("recognition::worker_wedged_at_once", || wedged_worker(0)),
             Case::new("recognition::end_by_exec", end_by_exec),
             Case::new("recognition::end_by_exit_in_a_stall", end_by_exit),
             Case::new("recognition::stopped_loop_is_a_stall", stopped_loop),
@@ -136,6 +140,35 @@ fn execed_worker() -> Result<()> {
         "found by the rescan only: {found}"
     );
     ensure!(found.text("/exe") == LOOP, "{found}");
+    scene.end(&[]).map(|_| ())
+}
+
+/// A worker that polls once and wedges: it is not known to come back, and must be freed all the same. Without a time-out
+/// in its poll it is in the wait before the agent can have heard of the poll.
+fn wedged_worker(milliseconds: u32) -> Result<()> {
+    let mut scene = Scene::enforcing(Grace::Short)?;
+    let engine = program(ENGINE);
+    let command = format!("fork-wedged {milliseconds} {}", engine.display());
+    let worker: u32 = scene.victim.ask(&command, "spawned")?.parse()?;
+    let action = scene
+        .watch
+        .next("an action for the worker", |line| line.is("action", worker))?;
+    ensure!(
+        action.is_sent() && action.text("/signal") == "SIGKILL" && action.text("/exe") == ENGINE,
+        "{action}"
+    );
+    let closed = scene.closed(&action)?;
+    ensure!(
+        closed.is_true("/rescued") && closed.text("/ended_by") == "poll",
+        "{closed}"
+    );
+    let found = scene
+        .watch
+        .seen()
+        .iter()
+        .find(|line| line.is("loop", worker));
+    let poller = found.map_or("", |line| line.text("/poller"));
+    ensure!(poller == "epoll_wait", "the poller is {poller:?}");
     scene.end(&[]).map(|_| ())
 }
 

@@ -29,6 +29,10 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("refusals::wait_that_leaves_the_zombie", || {
             no_wait("leaves_zombie")
         }),
+        Case::new(
+            "refusals::main_thread_that_is_no_loop",
+            main_thread_of_a_pool,
+        ),
         Case::new("refusals::helper_thread_waits", helper_thread),
         Case::new(
             "refusals::helper_thread_waits_on_the_engine_of_a_wait",
@@ -193,6 +197,39 @@ fn no_wait(way: &str) -> Result<()> {
     let action = lines.iter().find(|line| line.kind() == "action");
     ensure!(action.is_none(), "an action on no wait: {action:?}");
     Ok(())
+}
+
+/// The main thread of a pool waits for an engine that was told to end: no loop, so nothing is done, and that is said. A
+/// thread beside it that waits for the same engine for all its life is no alarm.
+fn main_thread_of_a_pool() -> Result<()> {
+    let mut scene = Scene::enforcing(Grace::Short)?;
+    scene.victim.ask("poll-beside", "polling")?;
+    scene.line("summary")?;
+    let engine = scene.add_wedged_engine()?;
+    scene.victim.ask("help-wait engine", "helping")?;
+    let so_far = scene.watch.seen().len();
+    // Longer than anything takes that is said of a main thread.
+    scene.victim.ask("idle 1500", "idled")?;
+    let pid = scene.victim.pid;
+    let said = |scene: &Scene| {
+        let new = scene.watch.seen().iter().skip(so_far);
+        new.filter(|line| line.number("/pid") == Some(pid.into()))
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+    };
+    scene.watch.linger(1)?;
+    ensure!(said(&scene).is_empty(), "{:?}", said(&scene));
+    scene.victim.wait_for("engine", "wait4")?;
+    let refused = scene.refusal("not_loop_thread")?;
+    ensure!(refused.number("/child") == Some(engine.into()), "{refused}");
+    ensure!(
+        scene.opened(&refused)?.text("/cause/syscall") == "wait4",
+        "{refused}"
+    );
+    alive::must_live("the engine", engine)?;
+    let closed = scene.free(engine, &refused)?;
+    ensure!(closed.text("/ended_by") == "detached", "{closed}");
+    scene.victim.quit()
 }
 
 /// A thread that waits for the engine for all its life is no alarm, and takes no blame for what the loop does.

@@ -92,7 +92,26 @@ fn rescued_from(mut scene: Scene, engine: u32, way: &str, grace_ns: u64) -> Resu
         "{closed}"
     );
     is_wait_for(&closed, engine)?;
+    // Also where the action opens the incident: looked at before the signal, not after it.
+    is_wait_for(opened, engine)?;
+    let call = opened.text("/cause/syscall");
+    ensure!(calls_of(way).contains(&call), "not in {way}: {opened}");
+    ensure!(
+        opened.text("/cause/child/state") == "sleeping",
+        "not before the signal: {opened}"
+    );
     scene.end(&[(engine, "SIGKILL")]).map(|_| ())
+}
+
+/// The calls in which a look may find a loop that waits in that way.
+fn calls_of(way: &str) -> &'static [&'static str] {
+    match way {
+        "waitid" | "pidfd_waitid" => &["waitid"],
+        "pidfd_poll" => &["poll", "ppoll"],
+        // It may be between two calls.
+        "naps" => &["nanosleep", "clock_nanosleep", "wait4", ""],
+        _ => &["wait4"],
+    }
 }
 
 fn is_wait_for(stall: &Line, engine: u32) -> Result<()> {

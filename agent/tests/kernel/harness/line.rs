@@ -15,17 +15,17 @@ const FIELDS: [(&str, &[&str], &[&str]); 8] = [
     (
         "stall_opened",
         &["incident", "busy_ms", "cause"],
-        &["busy_is_lower_bound", "stack"],
+        &["busy_is_lower_bound", "missing", "stack"],
     ),
     (
         "stall_updated",
         &["incident", "busy_ms", "cause"],
-        &["busy_is_lower_bound", "stack"],
+        &["busy_is_lower_bound", "missing", "stack"],
     ),
     (
         "stall_closed",
         &["incident", "busy_ms", "cause", "rescued", "ended_by"],
-        &["busy_is_lower_bound", "stack", "liveness"],
+        &["busy_is_lower_bound", "missing", "stack", "liveness"],
     ),
     (
         "action",

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 pub(crate) mod alive;
 pub(crate) mod line;
+pub(crate) mod node;
 pub(crate) mod scene;
 pub(crate) mod shared;
 pub(crate) mod victim;
@@ -68,6 +69,13 @@ pub(crate) fn remove_programs() {
 /// This program under another name: the basename of the executable is what engines are known by.
 pub(crate) fn program(name: &str) -> PathBuf {
     folder().join(name)
+}
+
+/// Makes another name for this program.
+pub(crate) fn make_program(name: &str) -> Result<PathBuf> {
+    let path = program(name);
+    link_to(&path)?;
+    Ok(path)
 }
 
 /// The folder of programs.

@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader, Read, Write};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -35,22 +36,27 @@ enum Life {
 impl Victim {
     /// Starts this program in a part, and waits until it says that it is ready.
     pub(crate) fn start(part: &[&str]) -> Result<Self> {
-        let mut victim = Self::start_unready(part)?;
+        Self::start_as(&std::env::current_exe()?, part)
+    }
+
+    /// The same from a program of another name.
+    pub(crate) fn start_as(program: &Path, part: &[&str]) -> Result<Self> {
+        let mut victim = Self::start_unready(program, part)?;
         victim.answer("ready")?;
         Ok(victim)
     }
 
     /// Starts a loop in a PID namespace of its own.
     pub(crate) fn start_nested(poller: &str) -> Result<Self> {
-        let mut victim = Self::start_unready(&["nest", poller])?;
+        let mut victim = Self::start_unready(&std::env::current_exe()?, &["nest", poller])?;
         victim.pid = victim.answer("nested")?.parse()?;
         // Whether its own first word came before that or comes after, it obeys from now on.
         victim.ask("idle 1", "idled")?;
         Ok(victim)
     }
 
-    fn start_unready(part: &[&str]) -> Result<Self> {
-        let mut command = Command::new(std::env::current_exe()?);
+    fn start_unready(program: &Path, part: &[&str]) -> Result<Self> {
+        let mut command = Command::new(program);
         command
             .arg(FLAG)
             .args(part)

@@ -19,7 +19,9 @@ pub(super) fn spawn(kind: &str, program: &str) -> Result<i32> {
         "loop" => start(program, &["loop", "epoll_wait"], 0),
         "engine" | "leader-ends" => start(program, &[kind], 0),
         // Ends when it is told to.
-        "polite" => start_with(program, &["engine"], 0, false),
+        "polite" => start_with(program, &["engine"], 0, Ears::Open),
+        // Would end, but for signals that it never takes.
+        "blocks" => start_with(program, &["engine"], 0, Ears::Blocked),
         "wrapper" | "orphan" => {
             // The name of the engine behind it comes after a colon.
             let (outer, engine) = program.split_once(':').context("no engine named")?;
@@ -30,10 +32,21 @@ pub(super) fn spawn(kind: &str, program: &str) -> Result<i32> {
 }
 
 fn start(program: &str, part: &[&str], namespaces: i32) -> Result<i32> {
-    start_with(program, part, namespaces, true)
+    start_with(program, part, namespaces, Ears::Closed)
 }
 
-fn start_with(program: &str, part: &[&str], namespaces: i32, deaf: bool) -> Result<i32> {
+/// What a child makes of being told to end.
+#[derive(Clone, Copy)]
+enum Ears {
+    /// It ends.
+    Open,
+    /// It ignores it.
+    Closed,
+    /// It leaves it pending.
+    Blocked,
+}
+
+fn start_with(program: &str, part: &[&str], namespaces: i32, ears: Ears) -> Result<i32> {
     let mut command = Command::new(program);
     command
         .arg(FLAG)
@@ -45,9 +58,15 @@ fn start_with(program: &str, part: &[&str], namespaces: i32, deaf: bool) -> Resu
         command.pre_exec(move || {
             set_parent_process_death_signal(Some(Signal::KILL))?;
             // Before exec, so that no signal can come too early.
-            if deaf {
-                sys::ignore(libc::SIGINT)?;
-                sys::ignore(libc::SIGTERM)?;
+            match ears {
+                Ears::Open => {}
+                Ears::Closed => {
+                    sys::ignore(libc::SIGINT)?;
+                    sys::ignore(libc::SIGTERM)?;
+                }
+                Ears::Blocked => {
+                    sys::block(&[libc::SIGINT, libc::SIGTERM])?;
+                }
             }
             if namespaces != 0 {
                 sys::unshare(namespaces)?;

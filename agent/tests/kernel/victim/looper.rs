@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::Write as _;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,6 +76,11 @@ pub(super) fn run(poller: &str, options: &[&str]) -> Result<()> {
 
 /// A loop of a forked worker: it has no input, and ends with its parent.
 pub(super) fn run_worker() -> Result<()> {
+    run_worker_after(|_, _| Ok(()))
+}
+
+/// The same, with something done first.
+fn run_worker_after(first: impl FnOnce(&OwnedFd, BorrowedFd<'_>) -> Result<()>) -> Result<()> {
     let (reader, writer) = rustix::pipe::pipe().context("no pipe")?;
     let epoll = epoll::create(epoll::CreateFlags::empty()).context("no epoll")?;
     epoll::add(
@@ -85,9 +90,21 @@ pub(super) fn run_worker() -> Result<()> {
         epoll::EventFlags::IN,
     )?;
     let _open = writer;
+    first(&epoll, reader.as_fd())?;
     loop {
         sys::wait_readable(PollCall::EpollWait, Some(&epoll), reader.as_fd(), TICK_MS)?;
     }
+}
+
+/// A worker whose engine wedges on the wake-up from the first poll of its life; freed, it is a loop like others.
+fn run_wedged_worker(milliseconds: i32, program: &str) -> Result<()> {
+    let engine = children::spawn("engine", program)?;
+    sys::signal(engine, libc::SIGINT)?;
+    run_worker_after(|epoll, reader| {
+        sys::wait_readable(PollCall::EpollWait, Some(epoll), reader, milliseconds)?;
+        sys::wait4(engine, 0)?;
+        Ok(())
+    })
 }
 
 fn epoll_of(call: PollCall) -> Result<Option<Arc<OwnedFd>>> {
@@ -182,6 +199,14 @@ impl Looper {
                 if pid == 0 {
                     children::die_with_parent()?;
                     run_worker()?;
+                }
+                answer(&format!("spawned {pid}"));
+            }
+            ["fork-wedged", milliseconds, program] => {
+                let pid = sys::fork()?;
+                if pid == 0 {
+                    children::die_with_parent()?;
+                    run_wedged_worker(milliseconds.parse()?, program)?;
                 }
                 answer(&format!("spawned {pid}"));
             }
