@@ -61,11 +61,14 @@ class Box:
         self.loop = asyncio.get_running_loop()
         self.deferred = False
 
-    def begin(self, case, frames=None, handler=True, **truth):
+    def begin(self, case, frames=None, handler=True, start=None, **truth):
+        """`start` sets off what is to disturb the loop some moments later."""
         own = at(case, MARK) if handler else []
-        self.thread_cpu, self.process_cpu = time.thread_time_ns(), time.process_time_ns()
-        self.began = time.monotonic_ns()
         outer = own + at(handle, MARK) if handler else []
+        self.thread_cpu, self.process_cpu = time.thread_time_ns(), time.process_time_ns()
+        if start:
+            start()
+        self.began = time.monotonic_ns()
         say(began=self.began, frames=own if frames is None else frames, outer=outer, **truth)
 
     def end(self):
@@ -161,10 +164,16 @@ def child_waitid(box):
     os.waitid(os.P_PID, process.pid, os.WEXITED)  # BLOCKS HERE
 
 
+def pidfd_of(pid):
+    if hasattr(os, "pidfd_open"):
+        return os.pidfd_open(pid)
+    return ctypes.CDLL(None, use_errno=True).syscall(434, pid, 0)  # Python 3.8
+
+
 def child_pidfd(box):
     process = sleeper()
     poller = select.poll()
-    poller.register(os.pidfd_open(process.pid), select.POLLIN)
+    poller.register(pidfd_of(process.pid), select.POLLIN)
     box.begin(child_pidfd, child=process.pid)
     poller.poll()  # BLOCKS HERE
 
@@ -188,7 +197,7 @@ def child_naps(box):
 
 def lock_future(box):
     """A coroutine on the very loop that waits for it: LiteLLM's deadlock."""
-    frames = at(threading.Condition.wait, "waiter.acquire(")
+    frames = at(threading.Condition.wait, "waiter.acquire(True")
     future = asyncio.run_coroutine_threadsafe(asyncio.sleep(0), box.loop)
     box.begin(lock_future, frames)
     try:
@@ -235,14 +244,14 @@ def lock_beside_worker(box):
 def lock_join(box):
     thread = background(lambda: time.sleep(HOLD))
     old, new = method(threading.Thread, "_wait_for_tstate_lock"), threading.Thread.join
-    frames = at(old, "lock.acquire(") if old else at(new, "_handle.join(")
+    frames = at(old, "lock.acquire(block") if old else at(new, "_handle.join(")
     box.begin(lock_join, frames)
     thread.join()  # BLOCKS HERE
 
 
 def lock_condition(box):
     condition = threading.Condition()
-    frames = at(threading.Condition.wait, "waiter.acquire(")
+    frames = at(threading.Condition.wait, "waiter.acquire(True")
     with condition:
         box.begin(lock_condition, frames)
         condition.wait(HOLD)  # BLOCKS HERE
@@ -258,12 +267,12 @@ def gil_native(box):
 
     def work():
         go.wait()
+        time.sleep(0.05)
         sum(range(count))
 
     background(work)
-    go.set()
-    box.begin(gil_native)
-    time.sleep(0.02)  # BLOCKS HERE
+    box.begin(gil_native, start=go.set)
+    time.sleep(0.1)  # BLOCKS HERE
 
 
 def gil_python(box):
@@ -273,12 +282,12 @@ def gil_python(box):
 
     def work():
         go.wait()
+        time.sleep(0.05)
         burn(HOLD * 2)
 
     background(work)
-    go.set()
-    box.begin(gil_python)
-    time.sleep(0.02)  # BLOCKS HERE
+    box.begin(gil_python, start=go.set)
+    time.sleep(0.1)  # BLOCKS HERE
     sys.setswitchinterval(0.005)
 
 
@@ -553,12 +562,13 @@ def starved_crowd(box):
         os.sched_setaffinity(0, {processor})
         os.setpriority(os.PRIO_PROCESS, 0, -20)
         ready()
+        time.sleep(0.1)
         burn(HOLD)
 
+    child(work)
+    child(work)
     os.sched_setaffinity(0, {processor})
     os.setpriority(os.PRIO_PROCESS, 0, 19)
-    child(work)
-    child(work)
     box.begin(starved_crowd, at(use_processor))
     use_processor(0.2)  # BLOCKS HERE
 
@@ -576,7 +586,7 @@ def starved_poll(box):
 def memory_limit(box):
     """The harness has limited the group's memory to little more than it uses now."""
     box.begin(memory_limit)
-    bytearray(64 << 20)  # BLOCKS HERE
+    bytearray(12 << 20)  # BLOCKS HERE
 
 
 def idle(box):

@@ -73,6 +73,16 @@ impl Cgroup {
         place.write("cpu.cfs_quota_us", &quota.to_string())
     }
 
+    /// Prefers it to all others that want processors.
+    pub(super) fn favour(&self) -> Result<()> {
+        let place = self.place("cpu")?;
+        if place.unified {
+            place.write("cpu.weight", "10000")
+        } else {
+            place.write("cpu.shares", "262144")
+        }
+    }
+
     pub(super) fn freeze(&self, frozen: bool) -> Result<()> {
         let place = self.place("freezer")?;
         match (place.unified, frozen) {

@@ -131,7 +131,8 @@ fn details(row: &Row, truth: &Truth, cause: &Value) -> Vec<Detail> {
     let began = &truth.began;
     let mut details = Vec::new();
     if !row.calls.is_empty() {
-        let shown = text(&cause["syscall"]);
+        // A bare number misleads nobody, and tells nobody anything.
+        let shown = text(&cause["syscall"]).filter(|call| !call.starts_with("syscall_"));
         let fits = shown
             .as_deref()
             .is_some_and(|call| row.calls.contains(&call));

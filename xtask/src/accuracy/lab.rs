@@ -30,10 +30,10 @@ pub(super) struct Lab {
 
 impl Lab {
     /// Makes what is missing; the first time that takes a minute and needs Python's package registry.
-    pub(super) fn prepare() -> Result<Self> {
+    pub(super) fn prepare(python: &Path) -> Result<Self> {
         need_programs()?;
         let agent = agent::Lab::prepare()?.program;
-        let venv = venv()?;
+        let venv = venv(python)?;
         let python = venv.join("bin/python");
         let said = cmd::output(Command::new(&python).args([
             "-c",
@@ -108,19 +108,21 @@ fn need_programs() -> Result<()> {
 }
 
 /// The virtual environment, made once for each version of Python.
-fn venv() -> Result<PathBuf> {
+fn venv(python: &Path) -> Result<PathBuf> {
     let cache = setup::cache_dir()?.join("accuracy");
     fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
     let lock = File::create(cache.join("lock")).context("cannot create the lock of the cache")?;
     lock.lock().context("cannot lock the cache")?;
-    let python =
-        cmd::output(Command::new("python3").args(["-c", "import sys; print(sys.version)"]))?;
-    let recipe = format!("{} {}", python.trim(), PACKAGES.join(" "));
-    setup::part(&cache, "venv", &recipe, install)
+    let version = cmd::output(Command::new(python).args(["-c", "import sys; print(sys.version)"]))?;
+    let recipe = format!("{} {}", version.trim(), PACKAGES.join(" "));
+    let name = version.split_whitespace().next().unwrap_or("unknown");
+    setup::part(&cache, &format!("venv-{name}"), &recipe, |venv| {
+        install(python, venv)
+    })
 }
 
-fn install(venv: &Path) -> Result<()> {
-    cmd::output(Command::new("python3").args(["-m", "venv"]).arg(venv))?;
+fn install(python: &Path, venv: &Path) -> Result<()> {
+    cmd::output(Command::new(python).args(["-m", "venv"]).arg(venv))?;
     let pip = [
         "-m",
         "pip",

@@ -12,6 +12,7 @@ mod report;
 mod row;
 mod rows;
 mod scene;
+mod sight;
 mod truth;
 
 use std::collections::VecDeque;
@@ -29,7 +30,7 @@ use program::Program;
 use report::{Outcome, Played};
 use row::{Environment, Load, Row};
 use scene::{Scene, Unable};
-use truth::{Ended, Truth};
+use truth::{Began, Ended, Truth};
 
 /// Programs that wait can be watched side by side.
 const SIDE_BY_SIDE: usize = 4;
@@ -51,6 +52,9 @@ pub(crate) struct Args {
     /// Write everything that was seen to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Another Python, 3.8 or later; a virtual environment is made of it in the cache
+    #[arg(long, value_name = "FILE", default_value = "python3")]
+    python: PathBuf,
     /// Only in these environments: open, pid (a PID namespace), root (a root, PID namespace and cgroup of its own)
     #[arg(long, value_name = "WHERE", value_delimiter = ',', value_parser = ["open", "pid", "root"])]
     environment: Vec<String>,
@@ -75,7 +79,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         bail!("the truth test makes namespaces and cgroups: run it as root");
     }
     stop::listen()?;
-    let lab = Lab::prepare()?;
+    let lab = Lab::prepare(&args.python)?;
     let start = cmd::now();
     let jobs = jobs(args);
     if jobs.is_empty() {
@@ -90,6 +94,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     let played: Vec<Played> = played.into_iter().map(|(_, played)| played).collect();
 
     println!("\n{}\n{}", report::table(&played), report::matrix(&played));
+    print!("{}", report::misnamed(&played));
     let criteria = report::criteria(&played, bpf::in_ci());
     print!("{}", report::shown(&criteria));
     println!(
@@ -165,6 +170,18 @@ fn play_all(lab: &Lab, jobs: Vec<Job>, threads: usize) -> Vec<(usize, Played)> {
     done.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Waits for the end of the stall, and makes it where that is the harness's part.
+fn follow(scene: &Scene, program: &mut Program, began: &mut Began) -> Result<Ended> {
+    if let Some((from, to)) = scene.during(program.pid)? {
+        began.at_ns = from;
+        return Ok(Ended {
+            at_ns: to,
+            ..Ended::default()
+        });
+    }
+    program.read().context("the stall did not end")
+}
+
 fn next(queue: &Mutex<VecDeque<Job>>) -> Option<Job> {
     queue
         .lock()
@@ -210,20 +227,21 @@ fn play_once(lab: &Lab, job: Job, number: usize) -> Result<(Truth, Vec<agent::Li
     scene.before()?;
     program.go()?;
     let mut began = program.began().context("the stall did not begin")?;
-    let ended = match scene.during(program.pid)? {
-        Some((from, to)) => {
-            began.at_ns = from;
-            Ended {
-                at_ns: to,
-                ..Ended::default()
-            }
-        }
-        None => program.read().context("the stall did not end")?,
-    };
+    let pid = program.pid;
+    let (ended, seen) = std::thread::scope(|scope| {
+        let sight = scope.spawn(move || {
+            std::thread::sleep(sight::AFTER);
+            sight::look(pid)
+        });
+        let ended = follow(&scene, &mut program, &mut began);
+        (ended, sight.join().unwrap_or_default())
+    });
+    let ended = ended?;
     let truth = Truth {
-        pid: program.pid,
+        pid,
         began,
         ended,
+        seen,
     };
     // A stall that it never tells of is a result, not an error.
     let _ = agent.wait_until("the end of the stall", CLOSED_LIMIT, |lines| {

@@ -80,6 +80,10 @@ impl Program {
         program.pid = program
             .find(ready.pid)
             .context("the program's process is not to be found")?;
+        if row.is_favoured() {
+            // Where there is no such file, sessions have no share.
+            let _ = fs::write(format!("/proc/{}/autogroup", program.pid), "-15");
+        }
         Ok(program)
     }
 
@@ -159,6 +163,10 @@ fn command(
 ) -> Command {
     let mut words: Vec<OsString> = Vec::new();
     let mut add = |more: &[&str]| words.extend(more.iter().map(OsString::from));
+    if row.is_favoured() {
+        // In a session of its own, because the kernel may share processors out between sessions before it looks at processes.
+        add(&["setsid", "nice", "-n", "-15"]);
+    }
     match environment {
         Environment::Open if scene.names.is_none() => {}
         Environment::Open => add(&["unshare", "--mount", "--propagation", "private"]),

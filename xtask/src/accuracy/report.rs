@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::judge::{Detail, Grade, Verdict};
 use super::row::{Environment, KINDS, Row};
+use super::sight;
 use super::truth::Truth;
 
 /// One stall that was made and judged.
@@ -161,6 +162,25 @@ pub(super) fn table(all: &[Played]) -> String {
     let mut lines = vec![head.map(str::to_owned)];
     lines.extend(all.iter().map(Played::cells));
     markdown(&lines)
+}
+
+/// What procfs showed of stalls that were not named rightly.
+pub(super) fn misnamed(all: &[Played]) -> String {
+    let mut text = String::new();
+    for (one, (truth, verdict)) in all.iter().filter_map(|one| Some((one, one.judged()?))) {
+        if verdict.grade == Grade::Right {
+            continue;
+        }
+        let (name, environment) = (one.row.name(), one.environment.name());
+        let named = verdict.named.as_deref().unwrap_or("nothing");
+        let _ = writeln!(
+            text,
+            "{name}, {environment}: {}, named {named}; 700 ms into it procfs showed",
+            one.row.kind
+        );
+        text += &sight::shown(truth, &truth.seen);
+    }
+    text
 }
 
 /// How often each label got each name, as Markdown; the last column is for stalls that were never told of.

@@ -148,6 +148,12 @@ impl Row {
         format!("{} ({})", self.case, self.runtime.name())
     }
 
+    /// Whether it has to get all the processor time that it wants, whoever else is on the machine.
+    pub(super) fn is_favoured(&self) -> bool {
+        matches!(self.kind, "cpu_busy" | "gil_wait")
+            || self.load == Load::Alone && self.kind == "lock_wait"
+    }
+
     /// Whether it runs in cgroups of its own.
     pub(super) const fn needs_cgroup(&self) -> bool {
         matches!(

@@ -71,6 +71,9 @@ impl Scene {
         let grouped = row.needs_cgroup() || environment == Environment::Root;
         let name = format!("loopwarden-accuracy-{}-{number}", std::process::id());
         let cgroup = grouped.then(|| Cgroup::make(&name)).transpose()?;
+        if let (Some(cgroup), true) = (&cgroup, row.is_favoured()) {
+            cgroup.favour()?;
+        }
         Ok(Self {
             stage: row.stage,
             cgroup,

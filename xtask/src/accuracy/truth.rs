@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::sight;
+
 /// A frame of the Python stack.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Frame {
@@ -52,6 +54,8 @@ pub(super) struct Truth {
     pub(super) pid: u32,
     pub(super) began: Began,
     pub(super) ended: Ended,
+    /// What procfs showed in the middle of it.
+    pub(super) seen: Vec<sight::Thread>,
 }
 
 impl Truth {

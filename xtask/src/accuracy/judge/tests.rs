@@ -28,6 +28,7 @@ fn truth() -> Truth {
             at_ns: BEGAN + 1_500_000_000,
             ..Ended::default()
         },
+        seen: Vec::new(),
     }
 }
 
