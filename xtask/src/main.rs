@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod accuracy;
 mod bpf;
 mod cmd;
 mod demo;
@@ -38,6 +39,8 @@ enum Task {
     Test(test::Args),
     /// Measure the agent on real processes against the limits it promises
     Measure(measure::Args),
+    /// Make real programs stall in known ways and compare what the agent says with the truth
+    Accuracy(accuracy::Args),
     /// Build the agent and run its demonstration as root
     Demo(demo::Args),
     /// Build the Prometheus that the export tests run against and print the path of its binary
@@ -70,7 +73,8 @@ fn run() -> Result<ExitCode> {
         // Its last line is the count of the tests, so nothing may be printed after it.
         Task::Test(args) if !test::run(&args)? => return Ok(ExitCode::FAILURE),
         Task::Measure(args) if !measure::run(&args)? => return Ok(ExitCode::FAILURE),
-        Task::Test(_) | Task::Measure(_) => {}
+        Task::Accuracy(args) if !accuracy::run(&args)? => return Ok(ExitCode::FAILURE),
+        Task::Test(_) | Task::Measure(_) | Task::Accuracy(_) => {}
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -3,7 +3,8 @@
 //! Nothing else of the system is changed: no sources are added, no files outside the cache are written.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
@@ -39,13 +40,39 @@ pub(crate) fn need(packages: &[&str]) -> Result<()> {
 pub(crate) fn cache_dir() -> Result<PathBuf> {
     let dir = choose_cache_dir(|name| std::env::var_os(name).filter(|value| !value.is_empty()))
         .context("no place for the cache: set LOOPWARDEN_CACHE, or HOME")?;
-    std::fs::create_dir_all(&dir).with_context(|| {
+    fs::create_dir_all(&dir).with_context(|| {
         format!(
             "cannot create the cache folder {}; set LOOPWARDEN_CACHE to another",
             dir.display()
         )
     })?;
     Ok(dir)
+}
+
+/// A part of a cache folder, made by `make` unless it is there and made from the same recipe.
+///
+/// It counts as whole only with its stamp, a file that is written last and names what the part was made from. Makers that may
+/// run side by side hold a lock of their own.
+pub(crate) fn part(
+    cache: &Path,
+    name: &str,
+    recipe: &str,
+    make: impl FnOnce(&Path) -> Result<()>,
+) -> Result<PathBuf> {
+    let part = cache.join(name);
+    let stamp = cache.join(format!("{name}.stamp"));
+    if part.exists() && fs::read_to_string(&stamp).is_ok_and(|found| found == recipe) {
+        return Ok(part);
+    }
+    eprintln!("making {name} in {}", cache.display());
+    let _ = fs::remove_file(&stamp);
+    if part.exists() {
+        fs::remove_dir_all(&part)
+            .with_context(|| format!("cannot remove the half-made {}", part.display()))?;
+    }
+    make(&part).with_context(|| format!("cannot make {}", part.display()))?;
+    fs::write(&stamp, recipe).with_context(|| format!("cannot write {}", stamp.display()))?;
+    Ok(part)
 }
 
 /// A command that runs as root: itself when this process is root, through sudo otherwise.
@@ -66,7 +93,7 @@ pub(crate) fn root_command(program: &str) -> Result<Command> {
 /// Whether this process has effective user id 0.
 pub(crate) fn is_root() -> Result<bool> {
     let status =
-        std::fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
+        fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
     effective_uid(&status)
         .map(|uid| uid == 0)
         .context("no effective user id in /proc/self/status")

@@ -1,6 +1,5 @@
 //! Where things are: what is heavy is made once and kept in the cache; what a run writes goes to a folder of its own.
 //!
-//! A part in the cache counts as whole only with its stamp, a file that is written last and names what the part was made from.
 //! Makers hold one lock, so two runs side by side never make the same part twice.
 
 use std::fs::{self, File};
@@ -62,20 +61,7 @@ impl Lab {
         recipe: &str,
         make: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<PathBuf> {
-        let part = self.cache.join(name);
-        let stamp = self.cache.join(format!("{name}.stamp"));
-        if part.exists() && fs::read_to_string(&stamp).is_ok_and(|found| found == recipe) {
-            return Ok(part);
-        }
-        eprintln!("litellm: making {name} in {}", self.cache.display());
-        let _ = fs::remove_file(&stamp);
-        if part.exists() {
-            fs::remove_dir_all(&part)
-                .with_context(|| format!("cannot remove the half-made {}", part.display()))?;
-        }
-        make(&part).with_context(|| format!("cannot make {}", part.display()))?;
-        fs::write(&stamp, recipe).with_context(|| format!("cannot write {}", stamp.display()))?;
-        Ok(part)
+        setup::part(&self.cache, name, recipe, make)
     }
 
     /// Where a part is.

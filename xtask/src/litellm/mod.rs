@@ -13,7 +13,7 @@ mod guard;
 mod http;
 mod lab;
 mod probe;
-mod process;
+pub(crate) mod process;
 mod proxy;
 mod python;
 mod report;
@@ -22,7 +22,7 @@ mod run_dir;
 mod sampler;
 mod session;
 mod soak;
-mod stop;
+pub(crate) mod stop;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -23,14 +23,14 @@ const END_LIMIT: Duration = Duration::from_secs(30);
 
 /// What every agent of a run has in common.
 #[derive(Debug)]
-pub(super) struct Lab {
-    pub(super) program: PathBuf,
+pub(crate) struct Lab {
+    pub(crate) program: PathBuf,
     folder: tempfile::TempDir,
 }
 
 impl Lab {
     /// Builds the agent as users get it, unless `LOOPWARDEN_BIN` names one.
-    pub(super) fn prepare() -> Result<Self> {
+    pub(crate) fn prepare() -> Result<Self> {
         let program = if let Some(program) = std::env::var_os("LOOPWARDEN_BIN") {
             program.into()
         } else {
@@ -43,6 +43,11 @@ impl Lab {
             ]))?;
             layout::target().join("release/loopwarden")
         };
+        Self::of(program)
+    }
+
+    /// A lab of its own for an agent that is built already.
+    pub(crate) fn of(program: PathBuf) -> Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix("measure-")
             .tempdir_in(layout::target());
@@ -50,37 +55,37 @@ impl Lab {
         Ok(Self { program, folder })
     }
 
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 }
 
 /// A line of the agent.
 #[derive(Debug, Clone)]
-pub(super) struct Line {
+pub(crate) struct Line {
     /// When this process had read it.
-    pub(super) read_ns: u64,
-    pub(super) value: Value,
+    pub(crate) read_ns: u64,
+    pub(crate) value: Value,
 }
 
 impl Line {
-    pub(super) fn is(&self, kind: &str) -> bool {
+    pub(crate) fn is(&self, kind: &str) -> bool {
         self.value["type"] == kind
     }
 
     /// A number of the line, 0 if it has none.
-    pub(super) fn number(&self, field: &str) -> u64 {
+    pub(crate) fn number(&self, field: &str) -> u64 {
         self.value[field].as_u64().unwrap_or(0)
     }
 
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         u32::try_from(self.number("pid")).unwrap_or(0)
     }
 }
 
 /// A running agent; ended when dropped.
 #[derive(Debug)]
-pub(super) struct Agent {
+pub(crate) struct Agent {
     child: Child,
     lines: Arc<Mutex<Vec<Line>>>,
     reader: Option<JoinHandle<()>>,
@@ -89,7 +94,7 @@ pub(super) struct Agent {
 
 impl Agent {
     /// Starts an agent on processes and waits until it has recognised a loop in each.
-    pub(super) fn start(
+    pub(crate) fn start(
         lab: &Lab,
         pids: &[u32],
         options: &[&str],
@@ -140,17 +145,17 @@ impl Agent {
         Ok(agent)
     }
 
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Where its text goes.
-    pub(super) fn log(&self) -> &Path {
+    pub(crate) fn log(&self) -> &Path {
         &self.log
     }
 
     /// The way it watches, as its first line names it.
-    pub(super) fn plan(&self) -> String {
+    pub(crate) fn plan(&self) -> String {
         let lines = lock(&self.lines);
         let plan = lines
             .iter()
@@ -160,7 +165,7 @@ impl Agent {
     }
 
     /// Waits until its lines say something.
-    pub(super) fn wait_until(
+    pub(crate) fn wait_until(
         &mut self,
         what: &str,
         limit: Duration,
@@ -190,18 +195,18 @@ impl Agent {
     }
 
     /// Stops or continues all of it.
-    pub(super) fn signal(&self, signal: Signal) -> Result<()> {
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         signal_child(self.pid(), signal)
     }
 
     /// Asks it to end and gives all its lines.
-    pub(super) fn interrupt(self) -> Result<Vec<Line>> {
+    pub(crate) fn interrupt(self) -> Result<Vec<Line>> {
         self.signal(Signal::INT)?;
         self.finish()
     }
 
     /// Waits for its end, which follows that of its last target, and gives all its lines.
-    pub(super) fn finish(mut self) -> Result<Vec<Line>> {
+    pub(crate) fn finish(mut self) -> Result<Vec<Line>> {
         let end = cmd::now() + END_LIMIT;
         while self
             .child
@@ -240,7 +245,7 @@ fn lock(lines: &Mutex<Vec<Line>>) -> std::sync::MutexGuard<'_, Vec<Line>> {
 }
 
 /// What the lines of type `lost` add up to, and their words.
-pub(super) fn lost(lines: &[Line]) -> (u64, String) {
+pub(crate) fn lost(lines: &[Line]) -> (u64, String) {
     let mut sums = std::collections::BTreeMap::<&str, u64>::new();
     for line in lines.iter().filter(|line| line.is("lost")) {
         *sums

@@ -4,7 +4,7 @@
 //! because it may share its machine; `--full` takes the limits themselves and longer. Processes are started by the main
 //! thread only, and only processes of the run are signalled.
 
-mod agent;
+pub(crate) mod agent;
 mod cost;
 mod notice;
 mod rate;
@@ -12,9 +12,9 @@ mod rescue;
 mod row;
 mod stats;
 mod storm;
-mod sys;
+pub(crate) mod sys;
 mod victim;
-mod victims;
+pub(crate) mod victims;
 mod wakeups;
 
 use std::path::{Path, PathBuf};

@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal};
 use rustix::time::{ClockId, clock_gettime};
 
 /// `CLOCK_MONOTONIC` in nanoseconds, the clock of the agent's `mono_ns`.
-pub(super) fn mono_ns() -> u64 {
+pub(crate) fn mono_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     let part = |value: i64| u64::try_from(value).unwrap_or(0);
     part(now.tv_sec) * 1_000_000_000 + part(now.tv_nsec)
@@ -18,7 +18,7 @@ pub(super) fn mono_ns() -> u64 {
     clippy::cast_precision_loss,
     reason = "differences of seconds, shown as fractions of milliseconds"
 )]
-pub(super) fn ms_between(from_ns: u64, to_ns: u64) -> f64 {
+pub(crate) fn ms_between(from_ns: u64, to_ns: u64) -> f64 {
     if to_ns >= from_ns {
         (to_ns - from_ns) as f64 / 1e6
     } else {
@@ -69,7 +69,7 @@ fn field(status: &str, name: &str) -> Option<u64> {
 }
 
 /// The load averages, as `uptime` shows them.
-pub(super) fn load() -> String {
+pub(crate) fn load() -> String {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_else(|_| "unknown".into());
     text.split_whitespace()
         .take(3)
@@ -88,7 +88,7 @@ pub(super) fn figure(count: u64) -> f64 {
     clippy::disallowed_methods,
     reason = "only ever a child of this process that nobody else reaps"
 )]
-pub(super) fn signal_child(pid: u32, signal: Signal) -> Result<()> {
+pub(crate) fn signal_child(pid: u32, signal: Signal) -> Result<()> {
     let known = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let known = known.with_context(|| format!("{pid} is no process id"))?;
     rustix::process::kill_process(known, signal)

@@ -21,7 +21,7 @@ pub(super) struct Victim {
 
 /// Makes a process die with this one, whatever way this one ends. Call it from the main thread: the kernel binds the
 /// death signal to the thread that forks.
-pub(super) fn die_with_us(command: &mut Command) {
+pub(crate) fn die_with_us(command: &mut Command) {
     // SAFETY: between fork and exec only one system call is made, and nothing is allocated.
     unsafe {
         command.pre_exec(|| {

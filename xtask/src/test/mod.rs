@@ -70,6 +70,7 @@ fn heavy_parts(full: bool) -> Result<Vec<Part>> {
     let mut litellm = xtask(&["litellm"])?;
     // Always in its short form: the limits themselves hold on a machine of one's own only.
     let mut measure = xtask(&["measure", "--check"])?;
+    let mut accuracy = xtask(&["accuracy"])?;
     if full {
         vm.arg("--full");
         litellm.arg("--full");
@@ -80,6 +81,7 @@ fn heavy_parts(full: bool) -> Result<Vec<Part>> {
         .join("release/loopwarden");
     litellm.arg("--guard").arg(&agent);
     measure.env("LOOPWARDEN_BIN", &agent);
+    accuracy.env("LOOPWARDEN_BIN", &agent);
     let mut export = cargo(&["test", "--package", "loopwarden", "--test", PROMETHEUS_TEST]);
     export.env("LOOPWARDEN_PROMETHEUS", prometheus::binary()?);
     Ok(vec![
@@ -89,6 +91,7 @@ fn heavy_parts(full: bool) -> Result<Vec<Part>> {
         ),
         Part::new("kernel tests, other kernels", vec![vm]),
         Part::new("measurements", vec![measure]).needs_bpf(),
+        Part::new("truth test", vec![accuracy]).needs_bpf(),
         Part::new("real LiteLLM proxy", vec![litellm]).needs_bpf(),
     ])
 }
