@@ -8,6 +8,8 @@ pub mod facts;
 pub mod helper;
 pub mod native;
 pub mod python;
+mod stacks;
 mod thread;
 
+pub use stacks::ReadRegisters;
 pub use thread::{Answer, Collector, Question, Request};

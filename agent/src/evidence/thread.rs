@@ -4,6 +4,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
 use super::facts;
+use super::stacks::{ReadRegisters, Stacks};
 use crate::pipeline::classify::ThreadFacts;
 use crate::pipeline::evidence::Evidence;
 use crate::pipeline::{IncidentId, LoopId, Mono, Pid};
@@ -61,6 +62,7 @@ impl Collector {
     /// Starts the thread. `answer` is called from it for every answer; `clock` is the clock of the kernel events.
     pub fn start(
         clock: fn() -> Mono,
+        registers: ReadRegisters,
         answer: impl FnMut(Answer) + Send + 'static,
     ) -> std::io::Result<Self> {
         let (questions, inbox) = sync_channel(QUEUE);
@@ -69,6 +71,7 @@ impl Collector {
             .spawn(move || {
                 Work {
                     clock,
+                    stacks: Stacks::new(registers),
                     answer: Box::new(answer),
                 }
                 .run(&inbox);
@@ -101,6 +104,7 @@ impl Collector {
 
 struct Work {
     clock: fn() -> Mono,
+    stacks: Stacks,
     answer: Box<dyn FnMut(Answer) + Send>,
 }
 
@@ -112,7 +116,8 @@ impl Work {
                     let answer = self.collect(*request);
                     (self.answer)(answer);
                 }
-                Question::Prepare(_) | Question::Forget(_) => {}
+                Question::Prepare(id) => self.stacks.prepare(id),
+                Question::Forget(pid) => self.stacks.forget(pid),
             }
         }
     }
@@ -123,6 +128,7 @@ impl Work {
             ..Evidence::default()
         };
         evidence.details = facts::details(&request, &mut evidence.missing);
+        self.stacks.collect(request.id, &mut evidence);
         evidence.took = (self.clock)().since(request.asked);
         Answer {
             incident: request.incident,

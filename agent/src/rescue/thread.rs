@@ -59,7 +59,7 @@ pub struct Remote {
 
 /// Starts the scout and the rescue thread. `tell` gets every notice and must not block.
 pub fn start(
-    sensor: Box<dyn Sensor>,
+    mut sensor: Box<dyn Sensor>,
     settings: Settings,
     rules: Arc<dyn Matching>,
     stats: Arc<Stats>,
@@ -77,7 +77,10 @@ pub fn start(
     };
     let collector = {
         let (sender, wake) = (sender.clone(), wake.clone());
-        Collector::start(clock::now, move |answer| {
+        let mut reader = sensor.take_registers();
+        let registers =
+            Box::new(move |pid, tid| reader.read(pid, tid).map_err(|error| error.to_string()));
+        Collector::start(clock::now, registers, move |answer| {
             post(&sender, &wake, Message::Explained(Box::new(answer)));
         })?
     };

@@ -8,5 +8,5 @@ mod protocol;
 mod server;
 
 pub use client::{Failure, Helper};
-pub use protocol::{Answer, Found, GilView, Outcome, Registers, Request, ThreadView, Want};
+pub use protocol::{Answer, Found, GilView, Outcome, Request, ThreadView, Want};
 pub use server::{Args, serve};

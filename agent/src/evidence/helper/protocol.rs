@@ -3,10 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::pipeline::evidence::Stack;
+use crate::pipeline::registers::Registers;
 use crate::pipeline::{Frame, Pid, Tid};
 
-/// Longest request, in bytes with the line's end.
-pub(super) const LONGEST_REQUEST: usize = 16 << 10;
+/// Longest request, in bytes with the line's end: registers with 32 KiB of stack, as base64. An empty pipe takes it at once.
+pub(super) const LONGEST_REQUEST: usize = 60 << 10;
 /// Longest answer: two stacks of 128 frames with long names are a fraction of it.
 pub(super) const LONGEST_ANSWER: usize = 1 << 20;
 
@@ -37,17 +38,6 @@ pub enum Want {
     },
     /// The process has ended: drop what is known of it.
     Forget,
-}
-
-/// Where a native stack begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Registers {
-    /// Instruction pointer.
-    pub ip: u64,
-    /// Stack pointer.
-    pub sp: u64,
-    /// Frame pointer.
-    pub fp: u64,
 }
 
 /// A request on the wire, with the number that its answer repeats.
@@ -93,8 +83,9 @@ pub struct Found {
     pub runtime: Option<String>,
     /// The stack.
     pub stack: Stack,
-    /// There were more frames further out.
-    pub is_cut: bool,
+    /// Why there are no more frames further out, if there were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut: Option<String>,
     /// The thread ran on while its stack was read: the innermost frame is the innermost one that stayed.
     pub is_moving: bool,
     /// The interpreter lock.
@@ -127,6 +118,7 @@ pub struct ThreadView {
     pub tid: Tid,
     /// Its name, as the kernel has it.
     pub name: String,
-    /// What it is doing.
-    pub stack: Stack,
+    /// What it is doing, if that came along.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stack: Option<Stack>,
 }

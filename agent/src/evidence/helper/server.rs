@@ -11,11 +11,13 @@ use clap::Parser;
 use rustix::process::{Resource, Rlimit, Signal};
 
 use super::protocol::{
-    Answer, Found, GilView, LONGEST_ANSWER, LONGEST_REQUEST, Numbered, Outcome, Registers, Request,
-    Want,
+    Answer, Found, GilView, LONGEST_ANSWER, LONGEST_REQUEST, Numbered, Outcome, Request,
+    ThreadView, Want,
 };
+use crate::evidence::native::{Limits, Stacks, mutex_owner};
 use crate::evidence::python::{Error, Python};
 use crate::pipeline::evidence::{Stack, StackKind};
+use crate::pipeline::registers::Registers;
 use crate::pipeline::{Pid, PidKey, Tid};
 use crate::proc;
 
@@ -120,6 +122,7 @@ struct Entry {
 #[derive(Debug, Default)]
 struct Server {
     processes: HashMap<Pid, Entry>,
+    native: Stacks,
     requests: u64,
 }
 
@@ -130,8 +133,9 @@ impl Server {
             Want::Prepare => self.prepare(request, false).map(|()| Outcome::Prepared {
                 runtime: self.runtime(request.pid),
             }),
-            Want::Stack { tid, registers } => self.stack(request, *tid, *registers),
+            Want::Stack { tid, registers } => self.stack(request, *tid, registers.as_ref()),
             Want::Forget => {
+                self.native.forget(request.pid);
                 self.processes.remove(&request.pid);
                 return Outcome::Forgotten;
             }
@@ -163,7 +167,11 @@ impl Server {
         same_process(request)?;
         let known = match found {
             Ok(python) => Known::Python(Box::new(python)),
-            Err(Error::NotPython) => Known::Other,
+            Err(Error::NotPython) => {
+                // What cannot be made ready now is tried again with the first stack, which tells why.
+                let _ = self.native.prepare(request.pid, Limits::default());
+                Known::Other
+            }
             Err(error) => return Err(error.into()),
         };
         if self.processes.len() >= PROCESSES {
@@ -185,7 +193,7 @@ impl Server {
         &mut self,
         request: &Request,
         tid: Tid,
-        registers: Option<Registers>,
+        registers: Option<&Registers>,
     ) -> anyhow::Result<Outcome> {
         self.prepare(request, false)?;
         let first = self.known_stack(request.pid, tid, registers);
@@ -199,20 +207,50 @@ impl Server {
     }
 
     fn known_stack(
-        &self,
+        &mut self,
         pid: Pid,
         tid: Tid,
-        registers: Option<Registers>,
+        registers: Option<&Registers>,
     ) -> anyhow::Result<Outcome> {
         match self.processes.get(&pid).map(|entry| &entry.known) {
             Some(Known::Python(python)) => match python_stack(python, pid, tid) {
                 Ok(found) => Ok(Outcome::Found(Box::new(found))),
                 // A thread of its own that a library made, such as a pool's.
-                Err(Error::NoThread(_)) if registers.is_some() => native_stack(pid, tid, registers),
+                Err(Error::NoThread(_)) if registers.is_some() => {
+                    self.native_stack(pid, tid, registers)
+                }
                 Err(error) => Err(error.into()),
             },
-            _ => native_stack(pid, tid, registers),
+            _ => self.native_stack(pid, tid, registers),
         }
+    }
+
+    fn native_stack(
+        &mut self,
+        pid: Pid,
+        tid: Tid,
+        registers: Option<&Registers>,
+    ) -> anyhow::Result<Outcome> {
+        let Some(registers) = registers else {
+            bail!("the registers of thread {tid} of process {pid} are not known");
+        };
+        let stack = self.native.read(pid, tid, registers, Limits::default())?;
+        let owner = futex(pid, tid).and_then(|address| mutex_owner(pid, address));
+        Ok(Outcome::Found(Box::new(Found {
+            runtime: None,
+            stack: Stack {
+                kind: StackKind::Native,
+                frames: stack.frames,
+            },
+            cut: stack.cut,
+            is_moving: false,
+            gil: None,
+            lock_holder: owner.map(|owner| ThreadView {
+                tid: owner,
+                name: thread_name(pid, owner),
+                stack: None,
+            }),
+        })))
     }
 }
 
@@ -252,11 +290,17 @@ fn python_stack(python: &Python, pid: Pid, tid: Tid) -> Result<Found, Error> {
             kind: StackKind::Python,
             frames: stack.frames,
         },
-        is_cut: stack.is_cut,
+        cut: stack.is_cut.then(|| "too many frames".to_owned()),
         is_moving: stack.is_moving,
         gil,
         lock_holder: None,
     })
+}
+
+/// The kernel's name of a thread; empty if it has ended.
+fn thread_name(pid: Pid, tid: Tid) -> String {
+    let name = std::fs::read(format!("/proc/{pid}/task/{tid}/comm")).unwrap_or_default();
+    String::from_utf8_lossy(&name).trim_end().to_owned()
 }
 
 /// The address that a thread sleeps on in `futex`.
@@ -267,9 +311,4 @@ fn futex(pid: Pid, tid: Tid) -> Option<u64> {
         return None;
     }
     u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok()
-}
-
-/// The place where native stacks are read.
-fn native_stack(pid: Pid, tid: Tid, _registers: Option<Registers>) -> anyhow::Result<Outcome> {
-    bail!("thread {tid} of process {pid} runs no Python, and native stacks are not read yet")
 }
