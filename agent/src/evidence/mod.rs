@@ -7,6 +7,7 @@
 pub mod facts;
 pub mod helper;
 pub mod python;
+mod interpreters;
 mod thread;
 
 pub use thread::{Answer, Collector, Question, Request};
