@@ -21,6 +21,8 @@ pub struct Stat {
     pub parent: Pid,
     /// Start, in clock ticks since boot.
     pub start_ticks: u64,
+    /// Faults so far that had to wait for a page.
+    pub major_faults: u64,
 }
 
 /// Reads a process's state, parent and coarse start time.
@@ -47,6 +49,7 @@ fn parse_stat(text: &str) -> Option<Stat> {
         state: fields.first()?.chars().next()?,
         parent: Pid(fields.get(1)?.parse().ok()?),
         start_ticks: fields.get(19)?.parse().ok()?,
+        major_faults: fields.get(9)?.parse().ok()?,
     })
 }
 
@@ -72,6 +75,22 @@ pub struct Status {
     pub threads: u32,
     /// Signals that are pending, of the process or its leader: bit N - 1 for signal N.
     pub pending: u64,
+}
+
+/// Where in the kernel a thread sleeps; `None` if it does not, or that may not be read.
+#[must_use]
+pub fn kernel_function(pid: Pid, tid: Tid) -> Option<String> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/wchan")).ok()?;
+    let name = text.trim();
+    // A kernel that keeps names to itself gives an address or 0.
+    (!name.is_empty() && !name.starts_with('0')).then(|| name.to_owned())
+}
+
+/// Whoever traces a thread.
+#[must_use]
+pub fn tracer(pid: Pid, tid: Tid) -> Option<Pid> {
+    let bytes = std::fs::read(format!("/proc/{pid}/task/{tid}/status")).ok()?;
+    parse_status(&String::from_utf8_lossy(&bytes))?.tracer
 }
 
 /// Reads a process's status.

@@ -25,7 +25,7 @@ pub(super) struct Sinks {
 }
 
 enum Job {
-    Notice(Notice),
+    Notice(Box<Notice>),
     Line(Value, String),
 }
 
@@ -46,7 +46,7 @@ pub(super) struct Teller {
 impl Teller {
     /// Never blocks.
     pub(super) fn tell(&self, notice: Notice) {
-        if let Err(TrySendError::Full(_)) = self.jobs.try_send(Job::Notice(notice)) {
+        if let Err(TrySendError::Full(_)) = self.jobs.try_send(Job::Notice(Box::new(notice))) {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -6,6 +6,7 @@
 
 pub mod facts;
 pub mod helper;
+mod interpreters;
 pub mod native;
 pub mod python;
 mod stacks;

@@ -4,10 +4,12 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
 use super::facts;
+use super::interpreters::Interpreters;
 use super::stacks::{ReadRegisters, Stacks};
 use crate::pipeline::classify::ThreadFacts;
 use crate::pipeline::evidence::Evidence;
-use crate::pipeline::{IncidentId, LoopId, Mono, Pid};
+use crate::pipeline::interpreter::Word;
+use crate::pipeline::{IncidentId, LoopId, Mono, Pid, PidKey};
 
 /// Questions that may wait: a node-wide outage stalls every proxy at once. Further ones are refused, and said to be missing.
 const QUEUE: usize = 256;
@@ -55,6 +57,7 @@ pub struct Answer {
 #[derive(Debug)]
 pub struct Collector {
     questions: SyncSender<Question>,
+    interpreters: Interpreters,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -66,18 +69,22 @@ impl Collector {
         answer: impl FnMut(Answer) + Send + 'static,
     ) -> std::io::Result<Self> {
         let (questions, inbox) = sync_channel(QUEUE);
+        let interpreters = Interpreters::start()?;
+        let known = interpreters.clone();
         let thread = std::thread::Builder::new()
             .name("evidence".into())
             .spawn(move || {
                 Work {
                     clock,
                     stacks: Stacks::new(registers),
+                    interpreters: known,
                     answer: Box::new(answer),
                 }
                 .run(&inbox);
             })?;
         Ok(Self {
             questions,
+            interpreters,
             thread: Some(thread),
         })
     }
@@ -89,6 +96,12 @@ impl Collector {
             Ok(()) => true,
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
         }
+    }
+
+    /// Whose lock an address in the memory of a process is, as far as it is known by now. Never waits.
+    #[must_use]
+    pub fn word(&self, process: PidKey, address: u64) -> Word {
+        self.interpreters.word(process, address)
     }
 
     /// Ends the thread once it has answered what waits.
@@ -105,6 +118,7 @@ impl Collector {
 struct Work {
     clock: fn() -> Mono,
     stacks: Stacks,
+    interpreters: Interpreters,
     answer: Box<dyn FnMut(Answer) + Send>,
 }
 
@@ -116,8 +130,15 @@ impl Work {
                     let answer = self.collect(*request);
                     (self.answer)(answer);
                 }
-                Question::Prepare(id) => self.stacks.prepare(id),
-                Question::Forget(pid) => self.stacks.forget(pid),
+                Question::Prepare(id) => {
+                    // The rescue's looks need this one first: whose lock a futex is.
+                    self.interpreters.look_up(id.process);
+                    self.stacks.prepare(id);
+                }
+                Question::Forget(pid) => {
+                    self.interpreters.forget(pid);
+                    self.stacks.forget(pid);
+                }
             }
         }
     }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::pipeline::{
     ActionNotice, Cause, CauseKind, EndedBy, LoopId, LoopInfo, LoopTotals, Mono, Notice, Outcome,
-    Pid, StallView,
+    Pid, StallView, StarvedBy, StoppedBy,
 };
 
 /// The wall clock, tied to the clock of the events.
@@ -132,6 +132,9 @@ impl Lines {
                 let mut line = stall("stall_closed", info, view, clock);
                 line.insert("rescued".into(), json!(rescued));
                 line.insert("ended_by".into(), json!(ended_by));
+                if !view.shares.is_empty() {
+                    line.insert("shares".into(), shares(view));
+                }
                 Value::Object(line)
             }
             Notice::Action { info, action } => Value::Object(action_line(info, action, clock)),
@@ -307,6 +310,16 @@ fn stall(kind: &str, info: &LoopInfo, view: &StallView, clock: WallClock) -> Map
     line
 }
 
+/// Parts of a mixed stall, to three digits.
+fn shares(view: &StallView) -> Value {
+    let rounded = |part: f64| (part * 1000.0).round() / 1000.0;
+    let parts = view
+        .shares
+        .iter()
+        .map(|(kind, part)| (kind.name().to_owned(), json!(rounded(*part))));
+    Value::Object(parts.collect())
+}
+
 fn action_line(info: &LoopInfo, action: &ActionNotice, clock: WallClock) -> Map<String, Value> {
     let mut line = head("action", action.at, info, clock);
     line.insert("incident".into(), json!(action.incident));
@@ -354,8 +367,40 @@ fn busy(view: &StallView) -> String {
 
 fn cause(cause: &Cause) -> String {
     let mut text = cause.kind.name().to_owned();
+    if let Some(by) = cause.starved_by {
+        let why = match by {
+            StarvedBy::CgroupQuota => "throttled by its cgroup's quota",
+            StarvedBy::Competition => "others have its CPU, though CPUs are idle",
+            StarvedBy::BusyMachine => "no CPU of the machine is idle",
+        };
+        let _ = write!(text, ": {why}");
+    }
+    if let Some(by) = cause.stopped_by {
+        let what = match by {
+            StoppedBy::Signal => "by a signal",
+            StoppedBy::Tracer => "by a debugger",
+            StoppedBy::Freezer => "frozen by its cgroup",
+        };
+        let _ = write!(text, ": {what}");
+    }
     if let Some(syscall) = &cause.syscall {
         let _ = write!(text, " in {syscall}");
+    }
+    if cause.dns {
+        text.push_str(" for a name look-up");
+    }
+    if let Some(peer) = &cause.peer {
+        let _ = write!(text, " on {peer}");
+        if let Some(state) = &cause.socket_state {
+            let _ = write!(text, " ({state})");
+        }
+    }
+    if let Some(file) = &cause.file {
+        let _ = write!(text, " on {file}");
+    }
+    if let Some(pid) = cause.holder_pid {
+        let exe = cause.holder_exe.as_deref().unwrap_or("process");
+        let _ = write!(text, ", held by {exe}[{pid}]");
     }
     if let Some(child) = &cause.child {
         let _ = write!(text, " on {}[{}] ({})", child.exe, child.pid, child.state);

@@ -92,6 +92,71 @@ pub struct ChildCause {
     /// How long ago the loop's process told it to end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub told_to_end_ms_ago: Option<f64>,
+    /// Who told it to end first, whoever that was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signalled: Option<Signalled>,
+}
+
+/// A signal that told a process to end.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Signalled {
+    /// By whom.
+    pub by: Pid,
+    /// Basename of the sender's executable, empty if it is no process that is followed.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub by_exe: String,
+    /// Which signal.
+    pub signal: &'static str,
+    /// How long ago.
+    pub ms_ago: f64,
+}
+
+/// Why a runnable thread gets no CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StarvedBy {
+    /// Its cgroup, or one above, has used up its quota.
+    CgroupQuota,
+    /// Others have its CPU while other CPUs are idle: a pinned or real-time neighbour, or small weight.
+    Competition,
+    /// No CPU of the machine is idle.
+    BusyMachine,
+}
+
+impl StarvedBy {
+    /// The word of the contract.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            StarvedBy::CgroupQuota => "cgroup_quota",
+            StarvedBy::Competition => "competition",
+            StarvedBy::BusyMachine => "busy_machine",
+        }
+    }
+}
+
+/// What holds a thread that is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoppedBy {
+    /// SIGSTOP or job control.
+    Signal,
+    /// A debugger.
+    Tracer,
+    /// Its cgroup's freezer.
+    Freezer,
+}
+
+impl StoppedBy {
+    /// The word of the contract.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            StoppedBy::Signal => "signal",
+            StoppedBy::Tracer => "tracer",
+            StoppedBy::Freezer => "freezer",
+        }
+    }
 }
 
 /// Why a loop does not come back.
@@ -114,6 +179,27 @@ pub struct Cause {
     /// The process that holds what is waited for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub holder_pid: Option<Pid>,
+    /// Basename of its executable.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub holder_exe: Option<String>,
+    /// `tcp`, `udp` or `unix`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
+    /// State of the socket, as the kernel names it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket_state: Option<String>,
+    /// The other end answers names: the thread waits for a look-up.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub dns: bool,
+    /// Why it gets no CPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub starved_by: Option<StarvedBy>,
+    /// What stopped it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopped_by: Option<StoppedBy>,
+    /// Where in the kernel it sleeps, if that is what there is to go by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel_function: Option<String>,
 }
 
 /// One frame of a stack, innermost first.

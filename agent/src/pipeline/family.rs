@@ -19,6 +19,31 @@ pub enum Container {
     Namespaces(String),
 }
 
+/// A signal that told a process to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Told {
+    /// By whom.
+    pub by: Pid,
+    /// Which.
+    pub signal: i32,
+    /// When.
+    pub at: Mono,
+}
+
+impl Told {
+    /// The signal's name.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self.signal {
+            2 => "SIGINT",
+            3 => "SIGQUIT",
+            9 => "SIGKILL",
+            15 => "SIGTERM",
+            _ => "another signal",
+        }
+    }
+}
+
 /// One process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
@@ -42,8 +67,12 @@ pub struct Process {
     pub told: Option<Mono>,
     /// Last time anybody told it to end.
     pub ending: Option<Mono>,
+    /// The first signal that told it to end, from anybody.
+    pub first_told: Option<Told>,
     /// It was stopped then by a signal, and not continued yet.
     pub stopped: Option<Mono>,
+    /// By whom.
+    pub stopped_by: Option<Pid>,
     /// It was last seen stopped or frozen then.
     pub held_until: Option<Mono>,
     /// Its birth was seen, so that nothing it was told before is unknown.
@@ -65,7 +94,9 @@ impl Process {
             watched,
             told: None,
             ending: None,
+            first_told: None,
             stopped: None,
+            stopped_by: None,
             held_until: None,
             seen_born: false,
         }
@@ -195,13 +226,20 @@ impl Family {
         };
         if TELLING.contains(&signal) {
             process.ending = Some(at);
+            process.first_told.get_or_insert(Told {
+                by: sender,
+                signal,
+                at,
+            });
             if process.parent == sender {
                 process.told.get_or_insert(at);
             }
         } else if SIGSTOP.contains(&signal) {
             process.stopped.get_or_insert(at);
+            process.stopped_by.get_or_insert(sender);
         } else if signal == SIGCONT && process.stopped.take().is_some() {
             process.held_until = Some(at);
+            process.stopped_by = None;
         }
     }
 }
@@ -265,6 +303,11 @@ mod tests {
         ));
         let child = family.get(Pid(20)).unwrap();
         assert_eq!((child.told, child.ending), (None, Some(Mono(60))));
+        let first = child.first_told.unwrap();
+        assert_eq!(
+            (first.by, first.name(), first.at),
+            (Pid(99), "SIGTERM", Mono(60))
+        );
         family.apply(&event(
             20,
             70,
@@ -304,7 +347,11 @@ mod tests {
                 signal: 19,
             },
         ));
-        assert_eq!(family.get(Pid(20)).unwrap().stopped, Some(Mono(60)));
+        let child = family.get(Pid(20)).unwrap();
+        assert_eq!(
+            (child.stopped, child.stopped_by),
+            (Some(Mono(60)), Some(Pid(99)))
+        );
         family.apply(&event(
             20,
             90,

@@ -11,13 +11,14 @@ pub mod evidence;
 pub mod family;
 pub mod histogram;
 pub mod ids;
+pub mod interpreter;
 pub mod notice;
 pub mod policy;
 pub mod recognise;
 pub mod refusal;
 pub mod registers;
 
-pub use cause::{Cause, CauseKind, ChildCause, Frame};
+pub use cause::{Cause, CauseKind, ChildCause, Frame, Signalled, StarvedBy, StoppedBy};
 pub use evidence::Evidence;
 pub use histogram::Histogram;
 pub use ids::{IncidentId, LoopId, Mono, NsPid, Pid, PidKey, Tid};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::cause::Cause;
+use super::cause::{Cause, CauseKind};
 use super::evidence::Evidence;
 use super::histogram::Histogram;
 use super::ids::{IncidentId, LoopId, Mono, Pid};
@@ -156,6 +156,8 @@ pub struct StallView {
     pub cause: Cause,
     /// What was found out so far beside the quick look.
     pub evidence: Option<Arc<Evidence>>,
+    /// What a stall that is over was made of: parts of 5 % and more, largest first; empty if it was one thing.
+    pub shares: Vec<(CauseKind, f64)>,
 }
 
 /// A signal that was sent, would have been, or was refused.

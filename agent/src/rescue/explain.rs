@@ -1,7 +1,9 @@
 //! Asking the evidence thread about stalls, and taking its answers in.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::loops::Stall;
 use super::sentinel::Sentinel;
 use super::stall::{differs, view_of};
 use crate::evidence::{Answer, Question, Request};
@@ -10,7 +12,24 @@ use crate::pipeline::classify::{ThreadFacts, classify};
 use crate::pipeline::evidence::Missing;
 use crate::pipeline::{CauseKind, Evidence, Mono, Notice, Pid, Tid};
 
+/// How often evidence about one loop is gathered.
+const CAPTURE_EVERY: Duration = Duration::from_secs(1);
+/// How much of that may be saved up: a stall that changes its cause a few times, or some that follow one another.
+const CAPTURES_SAVED: Duration = Duration::from_secs(3);
+
 impl Sentinel {
+    /// Asks again about a stall that is about something else by now, when no answer is due and the loop's budget allows.
+    pub(super) fn ask_again(&mut self, tid: Tid, now: Mono) {
+        let facts = self.loops.get(&tid).and_then(|watched| {
+            let stall = watched.stall.as_ref()?;
+            let may = stall.ask_again && stall.asked.is_none() && watched.next_capture <= now;
+            may.then(|| stall.facts.clone())
+        });
+        if let Some(facts) = facts {
+            self.ask_evidence(tid, &facts, now);
+        }
+    }
+
     /// Asks what a stalled loop waits for. Never waits.
     pub(super) fn ask_evidence(&mut self, tid: Tid, facts: &ThreadFacts, now: Mono) {
         let Some(watched) = self.loops.get_mut(&tid) else {
@@ -19,6 +38,13 @@ impl Sentinel {
         let Some(stall) = watched.stall.as_mut() else {
             return;
         };
+        if watched.next_capture > now {
+            // Asked when its time has come, if the stall still lasts.
+            stall.ask_again = true;
+            return;
+        }
+        let earliest = Mono(now.0.saturating_sub(nanoseconds(CAPTURES_SAVED)));
+        watched.next_capture = watched.next_capture.max(earliest).plus(CAPTURE_EVERY);
         let request = Request {
             incident: stall.incident,
             id: watched.id,
@@ -27,6 +53,7 @@ impl Sentinel {
             child: facts.child.as_ref().map(|child| child.pid),
         };
         stall.asked = Some(now);
+        stall.ask_again = false;
         if !self.collector.ask(Question::Collect(Box::new(request))) {
             stall.asked = None;
             let evidence = stall.evidence.get_or_insert_default();
@@ -69,29 +96,44 @@ impl Sentinel {
         };
         stall.asked = None;
         // Details are about one call; a stack is worth showing even if the thread has gone on.
-        if stall.facts.doing == answer.about.doing {
+        let mut news = stall
+            .evidence
+            .as_ref()
+            .map_or(shows(&answer.evidence), |before| {
+                tells_more(before, &answer.evidence)
+            });
+        if stall.facts.same_wait(&answer.about) {
             stall.facts.details = answer.evidence.details.clone();
             let cause = classify(&stall.facts);
             if differs(&stall.cause, &cause) && cause.kind != CauseKind::Unknown {
+                stall.shares.explain(&cause, now);
                 stall.cause = cause;
                 stall.cause_at = now;
+                news = true;
             }
+        } else {
+            stall.ask_again = true;
         }
         stall.evidence = Some(Arc::new(answer.evidence));
         let view = view_of(stall, now);
-        if let Some(info) = info {
+        if let (Some(info), true) = (info, news) {
             self.tell(Notice::StallUpdated { info, view });
         }
     }
 
     /// What a stall that ends has to say of evidence that never came.
-    pub(super) fn unexplained(evidence: &mut Option<Arc<Evidence>>, asked: Option<Mono>) {
-        if asked.is_some() && evidence.is_none() {
+    pub(super) fn unexplained(stall: &mut Stall) {
+        let why = match (&stall.evidence, stall.asked, stall.ask_again) {
+            (Some(_), ..) | (None, None, false) => return,
+            (None, Some(_), _) => "the stall ended before it was gathered",
+            (None, None, true) => "budget: evidence about one loop is gathered once a second",
+        };
+        {
             let missing = vec![Missing {
                 what: "evidence".into(),
-                why: "the stall ended before it was gathered".into(),
+                why: why.into(),
             }];
-            *evidence = Some(Arc::new(Evidence {
+            stall.evidence = Some(Arc::new(Evidence {
                 missing,
                 ..Evidence::default()
             }));
@@ -102,4 +144,20 @@ impl Sentinel {
     pub(super) fn forget_evidence(&mut self, pid: Pid) {
         self.tell_collector(Question::Forget(pid));
     }
+}
+
+/// Whether there is anything in it for a reader.
+fn shows(evidence: &Evidence) -> bool {
+    evidence.stack.is_some() || evidence.child.is_some() || !evidence.missing.is_empty()
+}
+
+/// Whether it says something else than what was known.
+fn tells_more(before: &Evidence, after: &Evidence) -> bool {
+    (&before.stack, &before.holder_stack, &before.missing)
+        != (&after.stack, &after.holder_stack, &after.missing)
+        || before.child.is_some() != after.child.is_some()
+}
+
+fn nanoseconds(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }

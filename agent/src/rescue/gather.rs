@@ -7,7 +7,7 @@ use super::sentinel::Sentinel;
 use crate::pipeline::event::{Awaited, WaitOptions};
 use crate::pipeline::family::Process;
 use crate::pipeline::policy::{ChildFacts, Condition, Guards, Place, WaitFacts};
-use crate::pipeline::{ChildCause, Mono, NsPid, Pid, Tid};
+use crate::pipeline::{ChildCause, Mono, NsPid, Pid, Signalled, Tid};
 use crate::proc;
 use crate::target::cgroup::CpuStat;
 
@@ -198,6 +198,22 @@ impl Sentinel {
             told_to_end_ms_ago: child
                 .told
                 .map(|told| now.since(told).as_secs_f64() * 1000.0),
+            signalled: self.signalled(child.key.pid, now),
+        })
+    }
+
+    /// Who told a child to end first.
+    pub(super) fn signalled(&self, child: Pid, now: Mono) -> Option<Signalled> {
+        let told = self.family.get(child)?.first_told?;
+        Some(Signalled {
+            by: told.by,
+            by_exe: self
+                .family
+                .get(told.by)
+                .map(|sender| sender.exe.clone())
+                .unwrap_or_default(),
+            signal: told.name(),
+            ms_ago: now.since(told.at).as_secs_f64() * 1000.0,
         })
     }
 }

@@ -1,69 +1,124 @@
 //! A quick look at a stalled thread: files of procfs that never block on the process's memory or file systems.
 
+use std::time::Duration;
+
+use super::accounts::{Accounts, Wanted};
 use super::loops::Loop;
 use crate::kernel::syscalls;
 use crate::kernel::thread_call::{ThreadCall, thread_call};
-use crate::pipeline::classify::{Descriptor, Doing, Scheduled, ThreadFacts};
+use crate::pipeline::classify::{Descriptor, Doing, ThreadFacts};
 use crate::pipeline::event::{Beat, Reading};
 use crate::pipeline::evidence::Details;
-use crate::pipeline::{ChildCause, LoopId, Mono};
+use crate::pipeline::interpreter::Word;
+use crate::pipeline::{ChildCause, LoopId, Mono, Pid};
 use crate::proc;
+use crate::target::cgroup::CpuStat;
 
-/// The scheduler's accounts of a thread at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Accounts {
-    at: Mono,
-    run_ns: u64,
-    wait_ns: u64,
+/// A wait that looks again and again with WNOHANG, and has not for this long, is over.
+const NAPS_ARE_SHORTER: Duration = Duration::from_secs(1);
+
+/// What is known of a loop beside what procfs shows.
+pub(super) struct Known<'a> {
+    /// The child it waits for.
+    pub(super) child: Option<ChildCause>,
+    /// Who sent its process the signal that stopped it.
+    pub(super) stopped_by: Option<Pid>,
+    /// Its cgroup's CPU accounts.
+    pub(super) cpu_stat: Option<&'a CpuStat>,
+    /// Whose word an address in its memory is.
+    pub(super) word: &'a dyn Fn(u64) -> Word,
 }
 
-/// Looks at the thread. `child` is what is known of the child it waits for.
+/// Looks at the thread, and at its accounts since `before`.
 pub(super) fn look(
     id: LoopId,
     reading: &Reading,
-    before: Option<Accounts>,
-    child: Option<ChildCause>,
+    before: Option<&Accounts>,
+    known: Known<'_>,
     now: Mono,
-) -> (ThreadFacts, Option<Accounts>) {
+) -> (ThreadFacts, Accounts) {
     let (pid, tid) = (id.process.pid, id.tid);
-    let accounts = accounts(id, now);
+    let kernel_function = proc::kernel_function(pid, tid);
+    let doing = doing(id, reading, kernel_function.as_deref());
+    let stat = proc::thread_stat(pid, tid).ok();
+    let state = stat.map_or('?', |stat| stat.state);
+    let running = doing == Doing::Running;
+    let (word, others) = match &doing {
+        Doing::Call { name, args, .. } if name == "futex" => ((known.word)(args[0]), args[3] != 0),
+        _ => (Word::Unknown, false),
+    };
+    let wanted = Wanted {
+        running,
+        major_faults: stat.map_or(0, |stat| stat.major_faults),
+        throttling: known
+            .cpu_stat
+            .filter(|_| running)
+            .and_then(CpuStat::throttling),
+        others,
+    };
+    let mut accounts = Accounts::read(id, reading, before, wanted, now);
+    let scheduled = before.and_then(|before| accounts.since(before));
+    let computes = scheduled.is_some_and(|times| times.run_ns > times.window_ns / 2);
+    let quiet = accounts.quiet(now).unwrap_or_default();
     let facts = ThreadFacts {
-        state: proc::thread_stat(pid, tid).map_or('?', |stat| stat.state),
-        doing: doing(id, reading),
-        waits: waits(reading) || child.is_some(),
-        child,
+        state,
+        waits: waits(reading, &doing, quiet, computes) || polls_pidfd(reading, &known),
+        doing,
+        kernel_function,
+        child: known.child,
         in_own_poll: matches!(reading.beat, Beat::Polling { .. }),
-        scheduled: before.zip(accounts).map(|(before, after)| Scheduled {
-            window_ns: after.at.0.saturating_sub(before.at.0),
-            run_ns: after.run_ns.saturating_sub(before.run_ns),
-            wait_ns: after.wait_ns.saturating_sub(before.wait_ns),
-        }),
+        word,
+        scheduled,
+        stopper: match state {
+            'T' => known.stopped_by.filter(|sender| sender.0 != 0),
+            't' => proc::tracer(pid, tid),
+            _ => None,
+        },
         details: Details::default(),
     };
     (facts, accounts)
 }
 
-/// In a wait call, or between two of several: one look with WNOHANG is no wait.
-pub(super) fn waits(reading: &Reading) -> bool {
-    reading
-        .wait
-        .is_some_and(|wait| wait.calls > 1 || (wait.call.is_some() && !wait.options.polls()))
+fn polls_pidfd(reading: &Reading, known: &Known<'_>) -> bool {
+    reading.wait.is_none() && reading.nested.is_some() && known.child.is_some()
+}
+
+/// In a wait call, or between two of several: one look with WNOHANG is no wait, and neither are several that are long over.
+fn waits(reading: &Reading, doing: &Doing, quiet: Duration, computes: bool) -> bool {
+    let Some(wait) = reading.wait else {
+        return false;
+    };
+    if wait.call.is_some() && !wait.options.polls() {
+        return true;
+    }
+    if wait.calls < 2 || quiet > NAPS_ARE_SHORTER {
+        return false;
+    }
+    match doing {
+        // It may look as often as it can; but a thread that computes and has stopped looking does not wait.
+        Doing::Running => quiet.is_zero() || !computes,
+        Doing::Call { name, fd, .. } => {
+            name.contains("nanosleep")
+                || name.starts_with("wait")
+                || (fd.is_none() && (name.contains("select") || name.contains("poll")))
+        }
+        Doing::Elsewhere | Doing::Unreadable => true,
+    }
 }
 
 /// The call a thread is in, if it is in one.
-pub(super) fn doing(id: LoopId, reading: &Reading) -> Doing {
+pub(super) fn doing(id: LoopId, reading: &Reading, kernel_function: Option<&str>) -> Doing {
     let pid = id.process.pid;
     match thread_call(pid, id.tid) {
         Ok(ThreadCall::Running) => Doing::Running,
         Ok(ThreadCall::Elsewhere) => Doing::Elsewhere,
         Ok(ThreadCall::In { number, args }) => {
-            let name = syscalls::name(number);
+            let name = resumed(syscalls::name(number), kernel_function);
             let fd = match reading.nested {
                 // Its descriptors are in the process's memory; the hook has seen them.
-                Some(nested) if name.contains("poll") || name.contains("select") => {
-                    Some(nested.poller.fd)
-                }
-                _ => i32::try_from(args[0]).ok(),
+                Some(nested) if is_poll(&name) => Some(nested.poller.fd).filter(|fd| *fd >= 0),
+                _ if syscalls::is_about_descriptor(&name) => i32::try_from(args[0]).ok(),
+                _ => None,
             };
             let link = fd.and_then(|fd| proc::descriptor(pid, fd).ok());
             Doing::Call {
@@ -77,30 +132,36 @@ pub(super) fn doing(id: LoopId, reading: &Reading) -> Doing {
     }
 }
 
+fn is_poll(name: &str) -> bool {
+    matches!(name, "poll" | "ppoll" | "select" | "pselect6")
+}
+
+/// A call that a signal or the freezer interrupted goes on under another number, with its own arguments.
+fn resumed(name: String, kernel_function: Option<&str>) -> String {
+    if name != "restart_syscall" {
+        return name;
+    }
+    let call = match kernel_function.unwrap_or_default() {
+        "hrtimer_nanosleep" | "do_nanosleep" => "nanosleep",
+        "futex_wait" | "futex_do_wait" | "futex_wait_queue" | "futex_wait_queue_me" => "futex",
+        "poll_schedule_timeout" | "do_sys_poll" | "do_poll" => "poll",
+        _ => return name,
+    };
+    call.to_owned()
+}
+
 fn descriptor(link: &str) -> Descriptor {
     if link.starts_with("socket:") {
         Descriptor::Socket
     } else if link.starts_with("pipe:") {
         Descriptor::Pipe
+    } else if link.starts_with("/dev/") && !link.starts_with("/dev/shm/") {
+        Descriptor::Device
     } else if link.starts_with('/') {
         Descriptor::File
     } else {
         Descriptor::Other
     }
-}
-
-fn accounts(id: LoopId, at: Mono) -> Option<Accounts> {
-    let text = std::fs::read_to_string(format!(
-        "/proc/{}/task/{}/schedstat",
-        id.process.pid, id.tid
-    ))
-    .ok()?;
-    let mut numbers = text.split_whitespace().map(str::parse::<u64>);
-    Some(Accounts {
-        at,
-        run_ns: numbers.next()?.ok()?,
-        wait_ns: numbers.next()?.ok()?,
-    })
 }
 
 /// Since when a loop is away from its poller, if it is: busy, or in a poll that should have returned.
@@ -118,4 +179,92 @@ pub(super) fn away_since(watched: &Loop, reading: &Reading, now: Mono) -> Option
             .adopted_busy
             .map_or(since, |first_seen| first_seen.max(since)),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::event::{Awaited, WaitOptions, WaitReading};
+
+    fn reading(calls: u32, in_call: bool, bits: u32) -> Reading {
+        Reading {
+            beat: Beat::Busy { since: Mono(1) },
+            syscall: 0,
+            iterations: 0,
+            wait: Some(WaitReading {
+                start: Mono(2),
+                call: in_call.then_some(Mono(3)),
+                calls,
+                awaited: Awaited::Any,
+                options: WaitOptions {
+                    bits,
+                    waitid: false,
+                },
+            }),
+            nested: None,
+            pollers: Vec::new(),
+        }
+    }
+
+    fn call(name: &str, fd: Option<i32>) -> Doing {
+        Doing::Call {
+            name: name.into(),
+            fd,
+            descriptor: None,
+            args: [0; 6],
+        }
+    }
+
+    #[test]
+    fn naps_between_looks_are_a_wait_and_what_comes_after_is_not() {
+        let ms = Duration::from_millis;
+        let table = [
+            (reading(1, true, 0), call("wait4", None), ms(5000), true),
+            (
+                reading(1, false, 1),
+                call("clock_nanosleep", None),
+                ms(0),
+                false,
+            ),
+            (
+                reading(2, false, 1),
+                call("clock_nanosleep", None),
+                ms(50),
+                true,
+            ),
+            (reading(2, false, 1), call("select", None), ms(50), true),
+            (reading(2, false, 1), call("poll", Some(5)), ms(50), false),
+            (
+                reading(2, false, 1),
+                call("recvfrom", Some(5)),
+                ms(0),
+                false,
+            ),
+            (
+                reading(2, false, 1),
+                call("clock_nanosleep", None),
+                ms(1500),
+                false,
+            ),
+            (reading(900, false, 1), Doing::Running, ms(0), true),
+            (reading(2, false, 1), Doing::Running, ms(100), false),
+        ];
+        for (reading, doing, quiet, expected) in table {
+            assert_eq!(
+                waits(&reading, &doing, quiet, doing == Doing::Running),
+                expected,
+                "{:?} {doing:?} {quiet:?}",
+                reading.wait
+            );
+        }
+    }
+
+    #[test]
+    fn an_interrupted_call_keeps_its_name() {
+        let restart = || "restart_syscall".to_owned();
+        assert_eq!(resumed(restart(), Some("hrtimer_nanosleep")), "nanosleep");
+        assert_eq!(resumed(restart(), Some("futex_do_wait")), "futex");
+        assert_eq!(resumed(restart(), None), "restart_syscall");
+        assert_eq!(resumed("read".into(), Some("futex_do_wait")), "read");
+    }
 }

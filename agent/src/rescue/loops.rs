@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::look::Accounts;
+use super::accounts::Accounts;
 use crate::action::Child;
-use crate::pipeline::classify::ThreadFacts;
+use crate::pipeline::classify::{Shares, ThreadFacts};
 use crate::pipeline::event::{Awaited, Poller, Reading, WaitOptions};
 use crate::pipeline::recognise::Candidate;
 use crate::pipeline::{
@@ -33,6 +33,8 @@ pub(super) struct Loop {
     pub(super) stall: Option<Stall>,
     /// Beginning of the stall that was closed last: the record may show its end before the kernel's report arrives.
     pub(super) closed: Option<Mono>,
+    /// Evidence about it is gathered once a second, and a few times more often in a row.
+    pub(super) next_capture: Mono,
     pub(super) episode: Option<Episode>,
 }
 
@@ -49,13 +51,21 @@ pub(super) struct Stall {
     /// up with afterwards.
     pub(super) cause_of_action: Option<(Cause, Mono)>,
     pub(super) accounts: Option<Accounts>,
+    /// When it was looked at last.
+    pub(super) looked: Mono,
     pub(super) next_look: Mono,
+    /// What it was made of so far.
+    pub(super) shares: Shares,
+    /// Looks in a row at which nothing could be shown.
+    pub(super) unknown: u32,
     /// What the last look saw.
     pub(super) facts: ThreadFacts,
     /// What the evidence thread found.
     pub(super) evidence: Option<Arc<Evidence>>,
     /// When it was asked, while its answer is due.
     pub(super) asked: Option<Mono>,
+    /// What it found is about something else by now: it is to be asked again.
+    pub(super) ask_again: bool,
     /// Signals we sent in this stall.
     pub(super) strikes: Vec<Struck>,
 }
@@ -134,6 +144,7 @@ impl Loop {
             last: None,
             stall: None,
             closed: None,
+            next_capture: Mono(0),
             episode: None,
         }
     }

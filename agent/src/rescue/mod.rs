@@ -4,6 +4,7 @@
 //! Kubernetes API or async runtime. What can block is read by the scout (`target/`) and arrives as a message. Notices go
 //! out through a callback that must not block.
 
+mod accounts;
 mod act;
 mod episode;
 mod events;

@@ -2,19 +2,24 @@
 
 use std::time::Duration;
 
-use super::look::{Accounts, away_since, doing, look};
+use super::accounts::Accounts;
+use super::look::{Known, away_since, doing, look};
 use super::loops::{Loop, Stall};
 use super::sentinel::Sentinel;
-use crate::pipeline::classify::{Doing, ThreadFacts, classify};
+use crate::pipeline::classify::{Doing, Shares, ThreadFacts, classify};
 use crate::pipeline::event::Beat;
 use crate::pipeline::policy::{WaitFacts, awaited_cause};
 use crate::pipeline::recognise::Candidate;
-use crate::pipeline::{Cause, ChildCause, EndedBy, LoopTotals, Mono, Notice, StallView, Tid};
+use crate::pipeline::{
+    Cause, CauseKind, ChildCause, EndedBy, LoopId, LoopTotals, Mono, Notice, StallView, Tid,
+};
 
 /// How often an open stall is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// The first look again comes sooner: whether a running thread computes or starves shows only over some time.
 const SECOND_LOOK: Duration = Duration::from_millis(20);
+/// Looks in a row that show nothing, after which a cause shown before is taken back.
+const UNKNOWN_LOOKS: u32 = 5;
 /// A rescue is credited only if the loop polls this soon after the child's end.
 const RESCUED_WITHIN: Duration = Duration::from_secs(1);
 
@@ -67,15 +72,6 @@ impl Sentinel {
         }
     }
 
-    /// A first look at a loop.
-    fn first_look(&self, watched: &Loop, now: Mono) -> Seen {
-        let child = self.child_cause(watched, now);
-        match &watched.last {
-            Some(reading) => look(watched.id, reading, None, child, now),
-            None => (ThreadFacts::default(), None),
-        }
-    }
-
     /// What an action will open its incident with, if that is not open yet: a look after the signal would show what the
     /// signal did. The decision's facts say all of it where the call blocks, so that the signal waits for nothing; between
     /// naps, and in a poll on a pidfd, one read of procfs names the call.
@@ -95,13 +91,16 @@ impl Sentinel {
                 descriptor: None,
                 args: [0; 6],
             },
-            None => doing(watched.id, watched.last.as_ref()?),
+            None => doing(watched.id, watched.last.as_ref()?, None),
         };
         let facts = ThreadFacts {
             state: 'S',
             doing,
             waits: true,
-            child: awaited_cause(decided, now),
+            child: awaited_cause(decided, now).map(|child| ChildCause {
+                signalled: self.signalled(child.pid, now),
+                ..child
+            }),
             ..ThreadFacts::default()
         };
         Some((facts, None))
@@ -113,20 +112,27 @@ impl Sentinel {
         let Some(watched) = self.loops.get(&tid) else {
             return;
         };
-        let (facts, accounts) = seen.unwrap_or_else(|| self.first_look(watched, now));
+        let (facts, accounts) = seen.unwrap_or_else(|| self.look_at(watched, None, now));
+        let cause = classify(&facts);
+        let mut shares = Shares::default();
+        shares.add(&facts, &cause, now.since(since), now);
         let lower_bound = watched.adopted_busy.is_some();
         let stall = Stall {
             incident,
             since,
             lower_bound,
-            cause: classify(&facts),
+            cause,
             cause_of_action: None,
             cause_at: now,
             accounts,
+            looked: now,
             next_look: now.plus(SECOND_LOOK),
+            shares,
+            unknown: 0,
             facts: facts.clone(),
             evidence: None,
             asked: None,
+            ask_again: false,
             strikes: Vec::new(),
         };
         let Some(watched) = self.loops.get_mut(&tid) else {
@@ -156,6 +162,27 @@ impl Sentinel {
         }
     }
 
+    /// Looks at a loop's thread with all that is known of it.
+    fn look_at(
+        &self,
+        watched: &Loop,
+        before: Option<&Accounts>,
+        now: Mono,
+    ) -> (ThreadFacts, Option<Accounts>) {
+        let Some(reading) = &watched.last else {
+            return (ThreadFacts::default(), None);
+        };
+        let process = watched.id.process;
+        let known = Known {
+            child: self.child_cause(watched, now),
+            stopped_by: self.family.get(process.pid).and_then(|own| own.stopped_by),
+            cpu_stat: self.cpu_stats.get(&process.pid),
+            word: &|address| self.collector.word(process, address),
+        };
+        let (facts, accounts) = look(watched.id, reading, before, known, now);
+        (facts, Some(accounts))
+    }
+
     pub(super) fn look_again(&mut self, tid: Tid, now: Mono) {
         let Some((watched, stall)) = self
             .loops
@@ -164,16 +191,11 @@ impl Sentinel {
         else {
             return;
         };
-        let Some(reading) = &watched.last else {
-            return;
-        };
-        let child = self.child_cause(watched, now);
-        let (mut facts, accounts) = look(watched.id, reading, stall.accounts, child, now);
-        let same_call = facts.doing == stall.facts.doing;
+        let (mut facts, accounts) = self.look_at(watched, stall.accounts.as_ref(), now);
+        let same_call = facts.same_wait(&stall.facts);
         if same_call {
             facts.details = stall.facts.details.clone();
         }
-        let ask = !same_call && stall.asked.is_none();
         let mut cause = classify(&facts);
         if let (None, Some(child)) = (&cause.child, aged(stall, now).child)
             && cause.kind == stall.cause.kind
@@ -185,6 +207,7 @@ impl Sentinel {
                 ..child
             });
         }
+        let asleep = matches!(facts.doing, Doing::Call { .. });
         let info = watched.info.clone();
         let Some(stall) = self
             .loops
@@ -193,13 +216,18 @@ impl Sentinel {
         else {
             return;
         };
+        stall
+            .shares
+            .add(&facts, &cause, now.since(stall.looked), now);
+        stall.looked = now;
         stall.next_look = now.plus(LOOK_AGAIN);
-        stall.accounts = accounts.or(stall.accounts);
-        stall.facts = facts.clone();
+        stall.accounts = accounts;
+        stall.facts = facts;
+        stall.ask_again |= !same_call && (asleep || cause.kind != stall.cause.kind);
         // A cause once shown is not taken back for a moment in which nothing can be shown.
-        let news =
-            differs(&stall.cause, &cause) && cause.kind != crate::pipeline::CauseKind::Unknown;
-        if news {
+        let unknown = cause.kind == CauseKind::Unknown;
+        stall.unknown = if unknown { stall.unknown + 1 } else { 0 };
+        if differs(&stall.cause, &cause) && (!unknown || stall.unknown == UNKNOWN_LOOKS) {
             stall.cause = cause;
             stall.cause_at = now;
             let view = view_of(stall, now);
@@ -207,9 +235,7 @@ impl Sentinel {
                 self.tell(Notice::StallUpdated { info, view });
             }
         }
-        if ask {
-            self.ask_evidence(tid, &facts, now);
-        }
+        self.ask_again(tid, now);
     }
 
     /// The kernel reports that a loop is back after a long iteration: closes its stall to the nanosecond.
@@ -237,6 +263,7 @@ impl Sentinel {
             return;
         };
         watched.adopted_busy = None;
+        let id = watched.id;
         let (Some(mut stall), Some(info)) = (watched.stall.take(), watched.info.clone()) else {
             return;
         };
@@ -247,12 +274,15 @@ impl Sentinel {
                     .ended
                     .is_some_and(|ended| at.since(ended) <= RESCUED_WITHIN)
             });
-        if let (true, Some((cause, seen))) = (rescued, stall.cause_of_action.take()) {
+        let acted = stall.cause_of_action.take().filter(|_| rescued);
+        stall.add_rest(id, at);
+        if let Some((cause, seen)) = acted.or_else(|| stall.shares.largest()) {
             stall.cause = cause;
             stall.cause_at = seen;
         }
-        Self::unexplained(&mut stall.evidence, stall.asked);
-        let view = view_of(&stall, at);
+        Self::unexplained(&mut stall);
+        let mut view = view_of(&stall, at);
+        view.shares = stall.shares.parts();
         self.tell(Notice::StallClosed {
             info,
             view,
@@ -332,12 +362,34 @@ impl Sentinel {
     }
 }
 
+impl Stall {
+    /// Adds the time since the last look, of which there are only accounts.
+    fn add_rest(&mut self, id: LoopId, at: Mono) {
+        let scheduled = self
+            .accounts
+            .as_ref()
+            .and_then(|before| Accounts::last(id, before, at));
+        let facts = ThreadFacts {
+            scheduled,
+            ..self.facts.clone()
+        };
+        let mut cause = aged(self, at);
+        if let (CauseKind::Unknown, Doing::Running) = (cause.kind, &facts.doing) {
+            cause = classify(&facts);
+        }
+        self.shares.add(&facts, &cause, at.since(self.looked), at);
+    }
+}
+
 /// The cause with the ages of the moment a line is about, not of the look that found it.
 fn aged(stall: &Stall, at: Mono) -> Cause {
     let mut cause = stall.cause.clone();
     if let Some(child) = &mut cause.child {
         let older = at.since(stall.cause_at).as_secs_f64() * 1000.0;
         child.told_to_end_ms_ago = child.told_to_end_ms_ago.map(|age| age + older);
+        if let Some(signalled) = &mut child.signalled {
+            signalled.ms_ago += older;
+        }
     }
     cause
 }
@@ -350,16 +402,21 @@ pub(super) fn view_of(stall: &Stall, at: Mono) -> StallView {
         busy_is_lower_bound: stall.lower_bound,
         cause: aged(stall, at),
         evidence: stall.evidence.clone(),
+        shares: Vec::new(),
     }
 }
 
-/// Whether a person would call it another cause: the age of a signal is no news.
+/// Whether a person would call it another cause: the age of a signal is no news, nor is the place in the kernel.
 pub(super) fn differs(before: &Cause, after: &Cause) -> bool {
     let plain = |cause: &Cause| {
         let mut plain = cause.clone();
         if let Some(child) = &mut plain.child {
             child.told_to_end_ms_ago = child.told_to_end_ms_ago.map(|_| 0.0);
+            if let Some(signalled) = &mut child.signalled {
+                signalled.ms_ago = 0.0;
+            }
         }
+        plain.kernel_function = None;
         plain
     };
     plain(before) != plain(after)

@@ -1,4 +1,4 @@
-//! CPU throttling of a process's cgroup, read from a file that is opened ahead of need.
+//! CPU throttling of a process's cgroup and of those above it, read from files that are opened ahead of need.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
@@ -7,46 +7,87 @@ use std::time::Duration;
 
 use crate::pipeline::Pid;
 
-/// The `cpu.stat` of a cgroup.
+/// Cgroups above a process's own that are looked at: a pod has about five.
+const MOST_LEVELS: usize = 12;
+
+/// The `cpu.stat` of a cgroup, and of those above it: a quota of any of them throttles.
 #[derive(Debug)]
 pub struct CpuStat {
-    file: File,
+    /// Innermost first.
+    files: Vec<File>,
+}
+
+/// What they say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Throttling {
+    /// How long, as far as throttlings have ended.
+    pub time: Duration,
+    /// How often, as far as they have begun.
+    pub count: u64,
 }
 
 impl CpuStat {
-    /// Opens the file for a process; `None` if the cgroup has no CPU controller or the host's mount is not to be seen.
+    /// Opens the files for a process; `None` if the cgroup has no CPU controller or the host's mount is not to be seen.
     #[must_use]
     pub fn open(pid: Pid) -> Option<Self> {
         let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
         let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-        candidates(&cgroups, &mounts).into_iter().find_map(|path| {
-            let file = File::open(path).ok()?;
-            let found = Self { file };
-            found.throttled().map(|_| found)
-        })
+        candidates(&cgroups, &mounts)
+            .into_iter()
+            .find_map(|(mount, path)| Self::open_levels(&mount, &path))
     }
 
-    /// How long the cgroup was throttled so far; `None` if the file does not say.
+    fn open_levels(mount: &Path, path: &Path) -> Option<Self> {
+        let files: Vec<File> = path
+            .ancestors()
+            .take_while(|folder| folder.starts_with(mount))
+            .take(MOST_LEVELS)
+            .filter_map(|folder| File::open(folder.join("cpu.stat")).ok())
+            .collect();
+        let found = Self { files };
+        found.throttling().map(|_| found)
+    }
+
+    /// How long the cgroups were throttled so far; `None` if no file says.
     #[must_use]
     pub fn throttled(&self) -> Option<Duration> {
-        let mut bytes = [0; 1024];
-        let length = self.file.read_at(&mut bytes, 0).ok()?;
-        parse(&String::from_utf8_lossy(&bytes[..length]))
+        self.throttling().map(|throttling| throttling.time)
+    }
+
+    /// How long and how often; `None` if no file says.
+    #[must_use]
+    pub fn throttling(&self) -> Option<Throttling> {
+        let read = |file: &File| {
+            let mut bytes = [0; 1024];
+            let length = file.read_at(&mut bytes, 0).ok()?;
+            parse(&String::from_utf8_lossy(&bytes[..length]))
+        };
+        self.files
+            .iter()
+            .filter_map(read)
+            .reduce(|sum, level| Throttling {
+                time: sum.time + level.time,
+                count: sum.count + level.count,
+            })
     }
 }
 
-fn parse(text: &str) -> Option<Duration> {
+fn parse(text: &str) -> Option<Throttling> {
     let value = |name: &str| {
         text.lines()
             .find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok())
     };
-    value("throttled_usec ")
+    let time = value("throttled_usec ")
         .map(Duration::from_micros)
-        .or_else(|| value("throttled_time ").map(Duration::from_nanos))
+        .or_else(|| value("throttled_time ").map(Duration::from_nanos))?;
+    Some(Throttling {
+        time,
+        count: value("nr_throttled ").unwrap_or(0),
+    })
 }
 
-/// Where the file can be: below the mount of the version that has the CPU controller.
-fn candidates(cgroups: &str, mounts: &str) -> Vec<PathBuf> {
+/// Where the cgroup can be: a mount of the version that has the CPU controller, and the folder below it.
+fn candidates(cgroups: &str, mounts: &str) -> Vec<(PathBuf, PathBuf)> {
     let mut found = Vec::new();
     for line in cgroups.lines() {
         let mut parts = line.splitn(3, ':');
@@ -66,7 +107,9 @@ fn candidates(cgroups: &str, mounts: &str) -> Vec<PathBuf> {
             // Read from a cgroup namespace of its own, a path outside of it begins with `/..`: below the host's mount the
             // rest of it is the way.
             let rest = path.trim_start_matches("/..").trim_start_matches('/');
-            found.push(Path::new(mount.point).join(rest).join("cpu.stat"));
+            let mount = PathBuf::from(mount.point);
+            let folder = mount.join(rest);
+            found.push((mount, folder));
         }
     }
     found
@@ -111,14 +154,21 @@ mod tests {
             MOUNTS,
         );
         let expected = [
-            "/sys/fs/cgroup/cpu/kubepods/pod1/c/cpu.stat",
-            "/sys/fs/cgroup/unified/kubepods/pod1/c/cpu.stat",
+            ("/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu/kubepods/pod1/c"),
+            (
+                "/sys/fs/cgroup/unified",
+                "/sys/fs/cgroup/unified/kubepods/pod1/c",
+            ),
         ];
-        assert_eq!(paths, expected.map(PathBuf::from));
+        let both = |(mount, folder)| (PathBuf::from(mount), PathBuf::from(folder));
+        assert_eq!(paths, expected.map(both));
         let outside = candidates("0::/../../pod2/c\n", MOUNTS);
         assert_eq!(
             outside,
-            [PathBuf::from("/sys/fs/cgroup/unified/pod2/c/cpu.stat")]
+            [both((
+                "/sys/fs/cgroup/unified",
+                "/sys/fs/cgroup/unified/pod2/c"
+            ))]
         );
         assert!(candidates("nonsense\n", "nonsense\n").is_empty());
     }
@@ -127,11 +177,17 @@ mod tests {
     fn throttling_is_read_in_both_forms() {
         assert_eq!(
             parse("nr_periods 5\nthrottled_usec 1500\n"),
-            Some(Duration::from_micros(1500))
+            Some(Throttling {
+                time: Duration::from_micros(1500),
+                count: 0
+            })
         );
         assert_eq!(
             parse("nr_periods 5\nnr_throttled 1\nthrottled_time 2000\n"),
-            Some(Duration::from_micros(2))
+            Some(Throttling {
+                time: Duration::from_micros(2),
+                count: 1
+            })
         );
         assert_eq!(parse("usage_usec 5\n"), None);
     }

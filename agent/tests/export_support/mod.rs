@@ -126,6 +126,7 @@ fn view(busy: Duration) -> StallView {
             ..Cause::default()
         },
         evidence: None,
+        shares: Vec::new(),
     }
 }
 

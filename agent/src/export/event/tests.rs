@@ -36,6 +36,7 @@ fn view() -> StallView {
         exe: "query-engine".into(),
         state: "sleeping".into(),
         told_to_end_ms_ago: None,
+        signalled: None,
     };
     StallView {
         incident: IncidentId(1),
@@ -60,6 +61,7 @@ fn view() -> StallView {
             }),
             ..Evidence::default()
         })),
+        shares: Vec::new(),
     }
 }
 

@@ -41,6 +41,7 @@ fn view(ms: u64, busy_ms: u64, kind: CauseKind) -> StallView {
             ..Cause::default()
         },
         evidence: None,
+        shares: Vec::new(),
     }
 }
 

@@ -15,17 +15,23 @@ const FIELDS: [(&str, &[&str], &[&str]); 8] = [
     (
         "stall_opened",
         &["incident", "busy_ms", "cause"],
-        &["busy_is_lower_bound", "missing", "stack"],
+        &["busy_is_lower_bound", "stack", "missing"],
     ),
     (
         "stall_updated",
         &["incident", "busy_ms", "cause"],
-        &["busy_is_lower_bound", "missing", "stack"],
+        &["busy_is_lower_bound", "stack", "missing"],
     ),
     (
         "stall_closed",
         &["incident", "busy_ms", "cause", "rescued", "ended_by"],
-        &["busy_is_lower_bound", "missing", "stack", "liveness"],
+        &[
+            "busy_is_lower_bound",
+            "stack",
+            "missing",
+            "shares",
+            "liveness",
+        ],
     ),
     (
         "action",
@@ -42,8 +48,32 @@ const FIELDS: [(&str, &[&str], &[&str]); 8] = [
     ),
     ("ended", &["reason"], &["status"]),
 ];
-const CAUSE: [&str; 6] = ["kind", "syscall", "child", "peer", "file", "holder_pid"];
-const CHILD: [&str; 5] = ["pid", "ns_pid", "exe", "state", "told_to_end_ms_ago"];
+const CAUSE: [&str; 13] = [
+    "kind",
+    "syscall",
+    "child",
+    "peer",
+    "file",
+    "holder_pid",
+    "holder_exe",
+    "protocol",
+    "socket_state",
+    "dns",
+    "starved_by",
+    "stopped_by",
+    "kernel_function",
+];
+const CHILD: [&str; 9] = [
+    "pid",
+    "ns_pid",
+    "exe",
+    "state",
+    "told_to_end_ms_ago",
+    "signalled",
+    "age_ms",
+    "kernel_function",
+    "sockets",
+];
 const REFUSALS: [&str; 17] = [
     "not_engine",
     "not_child",
