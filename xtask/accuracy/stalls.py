@@ -192,6 +192,12 @@ def child_naps(box):
     process.wait(timeout=HOLD * 4)  # BLOCKS HERE
 
 
+def child_system(box):
+    # The child's number is known to the C library only: whoever reads the lines finds it among the children.
+    box.begin(child_system, child_is_only_child=True)
+    os.system(f"exec sleep {HOLD}")  # BLOCKS HERE
+
+
 # --- locks
 
 
@@ -238,6 +244,22 @@ def lock_beside_worker(box):
 
     background(work)
     box.begin(lock_beside_worker)
+    lock.acquire()  # BLOCKS HERE
+
+
+def lock_of_worker(box):
+    """Whoever has the lock computes in Python: the loop waits for the lock, and would not run if it had the interpreter."""
+    lock = threading.Lock()
+
+    def work():
+        with lock:
+            held.set()
+            burn(HOLD)
+
+    held = threading.Event()
+    threading.Thread(target=work, daemon=True).start()
+    held.wait()
+    box.begin(lock_of_worker)
     lock.acquire()  # BLOCKS HERE
 
 
@@ -350,6 +372,14 @@ def net_recv(box):
     connection.recv(1)  # BLOCKS HERE
 
 
+def net_select(box):
+    """The old way to wait with a limit, as database drivers still do."""
+    address = silent_server()
+    connection = socket.create_connection(address)
+    box.begin(net_select, peer=shown(address))
+    select.select([connection], [], [], HOLD * 4)  # BLOCKS HERE
+
+
 def net_connect(box):
     """The server's queue is full: the kernel answers no further greeting."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=0)
@@ -405,6 +435,12 @@ def pipe_output(box):
     # The child's number is known only once it runs: whoever reads the lines finds it among the children.
     box.begin(pipe_output, frames, holder_is_only_child=True)
     subprocess.check_output(command)  # BLOCKS HERE
+
+
+def pipe_communicate(box):
+    frames = at(selectors.PollSelector.select, "_selector.poll(")
+    box.begin(pipe_communicate, frames, holder_is_only_child=True)
+    subprocess.run(["sleep", str(HOLD)], capture_output=True, timeout=HOLD * 4)  # BLOCKS HERE
 
 
 def pipe_write(box):
