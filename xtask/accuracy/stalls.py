@@ -577,10 +577,10 @@ def cpu_python(box):
     burn(HOLD)  # BLOCKS HERE
 
 
-def use_processor(seconds):
-    end = time.thread_time() + seconds
+def use_processor(seconds, at_most):
+    end, limit = time.thread_time() + seconds, time.monotonic() + at_most
     number = 0
-    while time.thread_time() < end:
+    while time.thread_time() < end and time.monotonic() < limit:
         number = (number * 31 + 7) % 1_000_003
     return number
 
@@ -588,7 +588,7 @@ def use_processor(seconds):
 def starved_quota(box):
     """The harness has set a quota of 3 % of a processor."""
     box.begin(starved_quota, at(use_processor))
-    use_processor(0.05)  # BLOCKS HERE
+    use_processor(0.05, HOLD * 2)  # BLOCKS HERE
 
 
 def starved_crowd(box):
@@ -607,7 +607,8 @@ def starved_crowd(box):
     os.sched_setaffinity(0, {processor})
     os.setpriority(os.PRIO_PROCESS, 0, 19)
     box.begin(starved_crowd, at(use_processor))
-    use_processor(0.2)  # BLOCKS HERE
+    # Once the others are done it would simply compute.
+    use_processor(0.2, HOLD)  # BLOCKS HERE
 
 
 def starved_poll(box):
