@@ -192,6 +192,12 @@ def child_naps(box):
     process.wait(timeout=HOLD * 4)  # BLOCKS HERE
 
 
+def child_system(box):
+    # The child's number is known to the C library only: whoever reads the lines finds it among the children.
+    box.begin(child_system, child_is_only_child=True)
+    os.system(f"exec sleep {HOLD}")  # BLOCKS HERE
+
+
 # --- locks
 
 
@@ -238,6 +244,22 @@ def lock_beside_worker(box):
 
     background(work)
     box.begin(lock_beside_worker)
+    lock.acquire()  # BLOCKS HERE
+
+
+def lock_of_worker(box):
+    """Whoever has the lock computes in Python: the loop waits for the lock, and would not run if it had the interpreter."""
+    lock = threading.Lock()
+
+    def work():
+        with lock:
+            held.set()
+            burn(HOLD)
+
+    held = threading.Event()
+    threading.Thread(target=work, daemon=True).start()
+    held.wait()
+    box.begin(lock_of_worker)
     lock.acquire()  # BLOCKS HERE
 
 
@@ -350,6 +372,14 @@ def net_recv(box):
     connection.recv(1)  # BLOCKS HERE
 
 
+def net_select(box):
+    """The old way to wait with a limit, as database drivers still do."""
+    address = silent_server()
+    connection = socket.create_connection(address)
+    box.begin(net_select, peer=shown(address))
+    select.select([connection], [], [], HOLD * 4)  # BLOCKS HERE
+
+
 def net_connect(box):
     """The server's queue is full: the kernel answers no further greeting."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=0)
@@ -405,6 +435,12 @@ def pipe_output(box):
     # The child's number is known only once it runs: whoever reads the lines finds it among the children.
     box.begin(pipe_output, frames, holder_is_only_child=True)
     subprocess.check_output(command)  # BLOCKS HERE
+
+
+def pipe_communicate(box):
+    frames = at(selectors.PollSelector.select, "_selector.poll(")
+    box.begin(pipe_communicate, frames, holder_is_only_child=True)
+    subprocess.run(["sleep", str(HOLD)], capture_output=True, timeout=HOLD * 4)  # BLOCKS HERE
 
 
 def pipe_write(box):
@@ -522,7 +558,8 @@ def sleep_after_poll(box):
 
 def cpu_json(box):
     text = json.dumps([{"name": f"user {number}", "tags": ["a", "b"], "score": number / 7} for number in range(60_000)])
-    frames = at(json.JSONDecoder.raw_decode, "scan_once(")
+    # Taking the result apart again takes long, too, and happens on the line of the call.
+    frames = at(json.JSONDecoder.raw_decode, "scan_once(") + at(cpu_json, MARK)
     box.begin(cpu_json, frames)
     end = time.monotonic() + HOLD
     while time.monotonic() < end: json.loads(text)  # BLOCKS HERE
@@ -540,10 +577,10 @@ def cpu_python(box):
     burn(HOLD)  # BLOCKS HERE
 
 
-def use_processor(seconds):
-    end = time.thread_time() + seconds
+def use_processor(seconds, at_most):
+    end, limit = time.thread_time() + seconds, time.monotonic() + at_most
     number = 0
-    while time.thread_time() < end:
+    while time.thread_time() < end and time.monotonic() < limit:
         number = (number * 31 + 7) % 1_000_003
     return number
 
@@ -551,7 +588,7 @@ def use_processor(seconds):
 def starved_quota(box):
     """The harness has set a quota of 3 % of a processor."""
     box.begin(starved_quota, at(use_processor))
-    use_processor(0.05)  # BLOCKS HERE
+    use_processor(0.05, HOLD * 2)  # BLOCKS HERE
 
 
 def starved_crowd(box):
@@ -570,7 +607,8 @@ def starved_crowd(box):
     os.sched_setaffinity(0, {processor})
     os.setpriority(os.PRIO_PROCESS, 0, 19)
     box.begin(starved_crowd, at(use_processor))
-    use_processor(0.2)  # BLOCKS HERE
+    # Once the others are done it would simply compute.
+    use_processor(0.2, HOLD)  # BLOCKS HERE
 
 
 def starved_poll(box):

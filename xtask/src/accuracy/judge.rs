@@ -14,6 +14,9 @@ const STACK_MS: f64 = 300.0;
 /// A stall that the agent tells of and that shares less than this with the labelled one is another.
 const SHARED_MS: f64 = 100.0;
 
+/// From the end of what the label is about to the loop's poll.
+const CLOSES_MS: f64 = 100.0;
+
 /// What one line says.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Said {
@@ -59,7 +62,7 @@ pub(super) struct Verdict {
 
 /// Compares.
 pub(super) fn judge(row: &Row, truth: &Truth, lines: &[Line]) -> Verdict {
-    let lines = of_stall(truth, lines);
+    let lines = while_it_lasts(truth, of_stall(truth, lines));
     let said: Vec<Said> = lines
         .iter()
         .map(|line| Said {
@@ -81,6 +84,23 @@ pub(super) fn judge(row: &Row, truth: &Truth, lines: &[Line]) -> Verdict {
         named,
         said,
     }
+}
+
+/// Leaves out what is said of the time after it: the process may then do something else before it polls. The closing line comes
+/// after the end by nature.
+fn while_it_lasts<'a>(truth: &Truth, lines: Vec<&'a Line>) -> Vec<&'a Line> {
+    let late_ms = |line: &Line| ms_since(truth.ended.at_ns, line.number("mono_ns"));
+    let limit_ms = |line: &Line| {
+        if line.is("stall_closed") {
+            CLOSES_MS
+        } else {
+            0.0
+        }
+    };
+    lines
+        .into_iter()
+        .filter(|line| late_ms(line) <= limit_ms(line))
+        .collect()
 }
 
 fn grade(row: &Row, named: Option<&str>, said: &[Said]) -> Grade {

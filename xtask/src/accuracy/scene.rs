@@ -92,13 +92,13 @@ impl Scene {
         }
     }
 
-    /// Once the program has said that its stall begins. Answers with the beginning and the end where both are the harness's.
+    /// Once the program has said that its stall begins. Answers with the time in which the label holds where that is the harness's
+    /// doing.
     pub(super) fn during(&self, pid: u32) -> Result<Option<(u64, u64)>> {
         match (self.stage, &self.cgroup) {
             (Stage::MemoryLimit, Some(cgroup)) => {
-                std::thread::sleep(HOLD);
-                cgroup.free_memory()?;
-                Ok(None)
+                // What it does afterwards, with all the memory it wants, is no wait for memory any more.
+                held(|| Ok(()), || cgroup.free_memory())
             }
             (Stage::Freeze, Some(cgroup)) => held(|| cgroup.freeze(true), || cgroup.freeze(false)),
             (Stage::Stop, _) => {

@@ -111,6 +111,20 @@ fn a_name_is_right_unknown_or_wrong() {
 }
 
 #[test]
+fn what_is_said_of_the_time_after_the_stall_does_not_count() {
+    let lines = [
+        named("stall_opened", 100, "sleep"),
+        named("stall_updated", 1550, "cpu_busy"),
+        named("stall_closed", 1700, "cpu_busy"),
+    ];
+    let verdict = judge(&SLEEP, &truth(), &lines);
+    assert_eq!(
+        (verdict.named.as_deref(), verdict.grade),
+        (Some("sleep"), Grade::Right)
+    );
+}
+
+#[test]
 fn a_stall_that_nobody_told_of_is_not_known() {
     let verdict = judge(&SLEEP, &truth(), &[]);
     assert_eq!((verdict.named, verdict.grade), (None, Grade::Unknown));
