@@ -6,6 +6,7 @@
 
 pub mod cause;
 pub mod classify;
+pub mod collect;
 pub mod event;
 pub mod evidence;
 pub mod family;
@@ -14,7 +15,10 @@ pub mod ids;
 pub mod notice;
 pub mod policy;
 pub mod recognise;
+pub mod record;
+pub mod redact;
 pub mod refusal;
+pub mod stamp;
 
 pub use cause::{Cause, CauseKind, ChildCause, Frame};
 pub use evidence::Evidence;

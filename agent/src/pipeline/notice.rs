@@ -34,7 +34,7 @@ impl Mode {
 }
 
 /// A signal the agent sends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Signal {
     /// Asks the child to end.
     #[serde(rename = "SIGTERM")]
@@ -98,7 +98,7 @@ impl Outcome {
 }
 
 /// How a stall ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EndedBy {
     /// The loop polled again.
