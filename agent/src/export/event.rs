@@ -38,6 +38,7 @@ pub fn record(notice: &Notice, now: Now) -> Option<LogRecord> {
         Notice::Loop { .. }
         | Notice::StallUpdated { .. }
         | Notice::EngineWait { .. }
+        | Notice::Episode { .. }
         | Notice::LoopEnded { .. } => return None,
     };
     let ago = now.mono.since(draft.at);

@@ -119,7 +119,7 @@ impl Lines {
                 "type": "lost", "time": clock.rfc3339(*at), "mono_ns": at.0, "pid": Value::Null, "tid": Value::Null,
                 "what": what, "count": count,
             }),
-            Notice::EngineWait { .. } => return None,
+            Notice::EngineWait { .. } | Notice::Episode { .. } => return None,
         })
     }
 
@@ -217,7 +217,7 @@ impl Lines {
                 at, info, totals, ..
             } => (*at, self.summary_text(info, totals)),
             Notice::Lost { at, what, count } => (*at, format!("lost {count} x {what}")),
-            Notice::EngineWait { .. } => return None,
+            Notice::EngineWait { .. } | Notice::Episode { .. } => return None,
         };
         Some(format!("{} {}", clock.time_of_day(at), printable(&line)))
     }

@@ -15,6 +15,7 @@ use super::record::{
     Action, Capture, End, Entry, InForce, IncidentRecord, Share, State, VERSION, What, Who,
 };
 use super::stamp::Tied;
+use super::story::EpisodeStory;
 
 /// Incidents that may be open at once: as many as there can be loops.
 const OPEN: usize = 4096;
@@ -23,6 +24,8 @@ const TIMELINE: usize = 64;
 /// Captures and actions of one incident: the first half and the last.
 const CAPTURES: usize = 6;
 const ACTIONS: usize = 32;
+/// Wait episodes of one incident.
+const EPISODES: usize = 4;
 
 /// What became of a notice.
 #[derive(Debug, PartialEq)]
@@ -104,6 +107,16 @@ impl Collector {
                 }
                 None => Step::Nothing,
             },
+            Notice::Episode {
+                incident, story, ..
+            } => {
+                if let Some(draft) = self.open.get_mut(incident)
+                    && draft.record.episodes.len() < EPISODES
+                {
+                    draft.record.episodes.push(EpisodeStory::clone(story));
+                }
+                Step::Nothing
+            }
             Notice::Loop { .. }
             | Notice::EngineWait { .. }
             | Notice::LoopEnded { .. }
@@ -152,6 +165,7 @@ impl Collector {
             timeline_left_out: 0,
             evidence: Vec::new(),
             actions: Vec::new(),
+            episodes: Vec::new(),
             outcome: None,
             cut: Vec::new(),
         };

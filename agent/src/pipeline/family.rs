@@ -40,10 +40,14 @@ pub struct Process {
     pub watched: bool,
     /// First time its parent told it to end.
     pub told: Option<Mono>,
+    /// With which signal.
+    pub told_by: Option<i32>,
     /// Last time anybody told it to end.
     pub ending: Option<Mono>,
     /// It was stopped then by a signal, and not continued yet.
     pub stopped: Option<Mono>,
+    /// The last time it was stopped and continued, it had been stopped since then.
+    pub held_from: Option<Mono>,
     /// It was last seen stopped or frozen then.
     pub held_until: Option<Mono>,
     /// Its birth was seen, so that nothing it was told before is unknown.
@@ -64,8 +68,10 @@ impl Process {
             target,
             watched,
             told: None,
+            told_by: None,
             ending: None,
             stopped: None,
+            held_from: None,
             held_until: None,
             seen_born: false,
         }
@@ -195,12 +201,16 @@ impl Family {
         };
         if TELLING.contains(&signal) {
             process.ending = Some(at);
-            if process.parent == sender {
-                process.told.get_or_insert(at);
+            if process.parent == sender && process.told.is_none() {
+                process.told = Some(at);
+                process.told_by = Some(signal);
             }
         } else if SIGSTOP.contains(&signal) {
             process.stopped.get_or_insert(at);
-        } else if signal == SIGCONT && process.stopped.take().is_some() {
+        } else if signal == SIGCONT
+            && let Some(from) = process.stopped.take()
+        {
+            process.held_from = Some(from);
             process.held_until = Some(at);
         }
     }

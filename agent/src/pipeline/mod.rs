@@ -18,7 +18,9 @@ pub mod recognise;
 pub mod record;
 pub mod redact;
 pub mod refusal;
+pub mod replay;
 pub mod stamp;
+pub mod story;
 
 pub use cause::{Cause, CauseKind, ChildCause, Frame};
 pub use evidence::Evidence;

@@ -15,6 +15,7 @@ use super::notice::{EndedBy, LoopInfo, Mode, Signal};
 use super::policy::EngineRules;
 use super::refusal::Refusal;
 use super::stamp::{Stamp, millis};
+use super::story::EpisodeStory;
 
 /// The version that this program writes, and the newest that it reads.
 pub const VERSION: u32 = 1;
@@ -60,6 +61,9 @@ pub struct IncidentRecord {
     /// Signals sent, not sent, refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub actions: Vec<Action>,
+    /// What the policy was shown of its wait episodes, for `replay`; absent before there was `replay`, and while it lasts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub episodes: Vec<EpisodeStory>,
     /// How it ended; absent while it lasts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<End>,

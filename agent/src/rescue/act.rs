@@ -218,6 +218,7 @@ impl Sentinel {
             grace,
             detail,
         };
+        self.note_action(tid, &action);
         self.tell(Notice::Action { info, action });
     }
 

@@ -1,6 +1,6 @@
 //! What the kernel reports, taken in.
 
-use super::sentinel::Sentinel;
+use super::{chronicle, sentinel::Sentinel};
 use crate::kernel::clock;
 use crate::pipeline::event::{KernelEvent, What};
 use crate::pipeline::{EndedBy, Mono, PidKey};
@@ -20,10 +20,12 @@ impl Sentinel {
         let Self {
             sensor,
             family,
+            loops,
             pending,
             ..
         } = self;
         sensor.drain(&mut |event| {
+            chronicle::note_event(loops, family, &event);
             let must_read = family.apply(&event);
             pending.push_back((event, must_read));
         });
@@ -42,7 +44,12 @@ impl Sentinel {
         }
         match &event.what {
             What::PollerSeen { poller, .. } => self.poller_seen(event, *poller),
-            What::WaitBegan { .. } | What::WaitEnded { .. } | What::NestedPoll { .. } => {
+            What::WaitEnded { start, how } => {
+                self.note_wait_end(event, *start, *how);
+                self.read_loop(event.tid);
+                self.follow_episode(event.tid, clock::now());
+            }
+            What::WaitBegan { .. } | What::NestedPoll { .. } => {
                 self.read_loop(event.tid);
                 self.follow_episode(event.tid, clock::now());
             }

@@ -9,6 +9,7 @@ use crate::action::Child;
 use crate::pipeline::classify::ThreadFacts;
 use crate::pipeline::event::{Awaited, Poller, Reading, WaitOptions};
 use crate::pipeline::recognise::Candidate;
+use crate::pipeline::story::EpisodeStory;
 use crate::pipeline::{
     Cause, ChildCause, Evidence, IncidentId, LoopId, LoopInfo, Mono, Pid, Refusal, Signal,
 };
@@ -32,6 +33,8 @@ pub(super) struct Loop {
     /// Beginning of the stall that was closed last: the record may show its end before the kernel's report arrives.
     pub(super) closed: Option<Mono>,
     pub(super) episode: Option<Episode>,
+    /// Stories of the episodes before, for the stall they may belong to.
+    pub(super) stories: Vec<EpisodeStory>,
 }
 
 /// An open stall.
@@ -77,6 +80,16 @@ pub(super) enum Wanted {
     Pidfd(Poller),
 }
 
+impl Wanted {
+    /// As arguments of a wait call.
+    pub(super) fn call(self) -> (Awaited, WaitOptions) {
+        match self {
+            Wanted::Wait(awaited, options) => (awaited, options),
+            Wanted::Pidfd(poller) => (Awaited::PidFd(poller.fd), WaitOptions::default()),
+        }
+    }
+}
+
 /// A wait episode.
 #[derive(Debug)]
 pub(super) struct Episode {
@@ -96,6 +109,10 @@ pub(super) struct Episode {
     pub(super) said: BTreeSet<Refusal>,
     /// The engine it turned out to be about.
     pub(super) engine: Option<Pid>,
+    /// What the journal is to know of it.
+    pub(super) story: Box<EpisodeStory>,
+    /// It was told with the end of its stall.
+    pub(super) story_told: bool,
 }
 
 impl Loop {
@@ -120,6 +137,7 @@ impl Loop {
             stall: None,
             closed: None,
             episode: None,
+            stories: Vec::new(),
         }
     }
 

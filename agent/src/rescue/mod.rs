@@ -5,6 +5,7 @@
 //! out through a callback that must not block.
 
 mod act;
+mod chronicle;
 mod episode;
 mod events;
 mod explain;

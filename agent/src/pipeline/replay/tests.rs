@@ -1,0 +1,1 @@
+//! Tables of what other rules make of recorded incidents.
