@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
-use loopwarden::commands::{doctor, run, watch};
+use loopwarden::commands::{doctor, replay, run, watch};
 use loopwarden::demo;
 
 /// Watchdog for event loops: sees a stall while it lasts, says what the loop is stuck on, and frees it when that is safe.
@@ -28,6 +28,7 @@ enum Command {
     #[command(hide = true)]
     DemoRole(demo::RoleArgs),
     Doctor(doctor::Args),
+    Replay(replay::Args),
     /// Print completions for a shell
     Completions {
         /// Which shell
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::DemoRole(args) => demo::role(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Replay(args) => replay::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(
                 shell,

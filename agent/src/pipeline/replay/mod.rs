@@ -7,19 +7,24 @@
 
 mod blocked;
 mod facts;
+mod incident;
 mod simulate;
+mod totals;
 mod world;
 
 use std::time::Duration;
 
+use super::cause::CauseKind;
 use super::ids::{Mono, Pid};
 use super::notice::{EndedBy, Mode, Signal};
 use super::record::InForce;
 use super::refusal::Refusal;
+use super::stamp::Stamp;
 use super::story::{Child, Done, EpisodeStory};
 pub use blocked::{Basis, Blocked, Lag, Lags};
 use blocked::{Effect, effect};
 use simulate::{Run, simulate};
+pub use totals::Totals;
 use world::World;
 
 /// A recorded incident, as replay needs it.
@@ -27,6 +32,8 @@ use world::World;
 pub struct Incident {
     /// Its name: sorts by time.
     pub id: String,
+    /// When it began, on the wall.
+    pub began: Stamp,
     /// The loop's process.
     pub pid: Pid,
     /// The target it belonged to.
@@ -34,7 +41,7 @@ pub struct Incident {
     /// Basename of the executable.
     pub exe: String,
     /// Kind of its cause.
-    pub cause: String,
+    pub cause: CauseKind,
     /// When it began.
     pub since: Mono,
     /// When it ended.
@@ -43,6 +50,8 @@ pub struct Incident {
     pub ended_by: EndedBy,
     /// It began before the agent, so that its length is a lower bound.
     pub is_lower_bound: bool,
+    /// The rules that were in force.
+    pub settings: InForce,
     /// The wait episodes in it.
     pub episodes: Vec<EpisodeStory>,
     /// Why it cannot be replayed, if so.
@@ -55,6 +64,10 @@ pub trait Alternative {
     fn policy(&self, incident: &Incident, story: Option<&EpisodeStory>) -> Option<InForce>;
     /// Whether a child would be an engine; `None` if the record does not tell.
     fn engine(&self, incident: &Incident, child: &Child) -> Option<bool>;
+    /// What a reader should know about how these rules were matched to an incident.
+    fn remarks(&self, _: &Incident) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// The rules that were in force: what the replay is checked with.
@@ -62,8 +75,8 @@ pub trait Alternative {
 pub struct AsRecorded;
 
 impl Alternative for AsRecorded {
-    fn policy(&self, _: &Incident, story: Option<&EpisodeStory>) -> Option<InForce> {
-        story.map(|story| story.settings)
+    fn policy(&self, incident: &Incident, story: Option<&EpisodeStory>) -> Option<InForce> {
+        Some(story.map_or(incident.settings, |story| story.settings))
     }
 
     fn engine(&self, _: &Incident, child: &Child) -> Option<bool> {
@@ -196,6 +209,7 @@ fn one(
         });
         return replayed;
     };
+    replayed.notes.extend(alternative.remarks(incident));
     let run = all_episodes(incident, alternative, world, lags, &mut replayed.notes);
     let blocked = run.blocked(&replayed.old.blocked);
     let length = blocked.at_most.unwrap_or(Duration::MAX);

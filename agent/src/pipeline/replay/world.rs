@@ -12,6 +12,9 @@ use crate::pipeline::story::{Done, EpisodeStory, Look};
 /// A kill is spent at the moment of the decision, a little before the signal is told of.
 const SPENT_BEFORE: Duration = Duration::from_millis(50);
 
+/// The wall clock is set now and then; by more than this much, the machine was started again.
+const ANOTHER_BOOT: u64 = 10_000_000;
+
 type Process = (Pid, u64);
 
 /// Kills and pauses so far. Moments are those of the imagined course, which an earlier kill has set ahead of the record.
@@ -22,7 +25,8 @@ pub(super) struct World {
     paused: HashMap<Process, Mono>,
     /// How far the imagined course of this incident is ahead of the record.
     ahead: Duration,
-    latest: Mono,
+    /// When the machine started, microseconds since 1970.
+    boot: Option<u64>,
 }
 
 impl World {
@@ -59,12 +63,16 @@ impl World {
     /// The next incident begins, at its recorded time.
     pub(super) fn begin(&mut self, incident: &Incident) {
         self.ahead = Duration::ZERO;
-        if incident.end < self.latest {
+        let boot = incident.began.0.saturating_sub(incident.since.0 / 1000);
+        if self
+            .boot
+            .replace(boot)
+            .is_some_and(|known| known.abs_diff(boot) > ANOTHER_BOOT)
+        {
             // The clock starts anew with the machine, and so do processes.
             self.node.clear();
             self.paused.clear();
         }
-        self.latest = incident.end;
     }
 
     /// The imagined course gets further ahead of the record.
