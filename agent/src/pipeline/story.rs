@@ -91,8 +91,10 @@ pub struct Look {
     pub asked: Mono,
     /// The moment of the look.
     pub at: Mono,
-    /// The last look that found the same.
+    /// The last look that found the same …
     pub until: Mono,
+    /// … and the moment for which the policy had asked for that one.
+    pub until_asked: Mono,
     /// Nothing was read, because no rules were in force: conditions are assumed.
     #[serde(default, skip_serializing_if = "is_false")]
     pub unread: bool,
@@ -296,6 +298,7 @@ impl EpisodeStory {
         if let Some(last) = self.looks.last_mut() {
             if last.finds_the_same(&look) {
                 last.until = look.at;
+                last.until_asked = look.asked;
                 last.held_until = look.held_until;
                 return;
             }
@@ -387,6 +390,7 @@ impl Look {
             asked: asked.min(at),
             at,
             until: at,
+            until_asked: asked.min(at),
             unread: false,
             options: facts.options,
             own_group: facts.own_group,
@@ -409,6 +413,7 @@ impl Look {
             asked: at,
             at,
             until: at,
+            until_asked: at,
             unread: true,
             options,
             own_group: None,
@@ -433,6 +438,7 @@ impl Look {
             asked: Mono(0),
             at: Mono(0),
             until: Mono(0),
+            until_asked: Mono(0),
             // Grows with every look while somebody is held.
             held_until: look.held_until.filter(|_| !look.held),
             ..look.clone()

@@ -40,12 +40,10 @@ impl<'a> Timeline<'a> {
         let next = story.looks.get(index + 1).filter(|_| at > look.until);
         let held = self.is_held(look, at);
         let mut held_until = look.held_until.filter(|until| *until <= at);
-        for hold in story
-            .holds
-            .iter()
-            .filter(|hold| self.concerns(look, hold.pid))
-        {
-            held_until = held_until.max(hold.until.filter(|until| *until <= at));
+        for pid in self.concerned(look) {
+            let holds = story.holds.iter().filter(|hold| hold.pid == pid);
+            let untils = holds.filter_map(|hold| hold.until);
+            held_until = held_until.max(untils.filter(|until| *until <= at).max());
         }
         if held {
             held_until = Some(at);
@@ -61,7 +59,7 @@ impl<'a> Timeline<'a> {
             pidfd_child: story.pidfd_child,
             own_group: look.own_group,
             loop_thread: look.loop_thread,
-            loop_condition: self.condition(story.pid, look.loop_condition, at),
+            loop_condition: self.condition(story.pid, look.loop_condition, look, at),
             target_ending: story
                 .ending
                 .iter()
@@ -111,7 +109,7 @@ impl<'a> Timeline<'a> {
             told: told.map(|told| told.at).filter(|told| *told <= at),
             seen_born: true,
             place,
-            condition: self.condition(child.pid, child.condition, at),
+            condition: self.condition(child.pid, child.condition, look, at),
             engines_below: below
                 .map(|engine| self.child(engine, look, next, at))
                 .collect(),
@@ -126,32 +124,38 @@ impl<'a> Timeline<'a> {
             .any(|end| end.pid == pid && before(end.at))
     }
 
-    fn condition(&self, pid: Pid, found: Condition, at: Mono) -> Condition {
-        let stopped = self.story.holds.iter().any(|hold| {
-            hold.pid == pid && hold.from <= at && hold.until.is_some_and(|until| at < until)
-        });
+    fn condition(&self, pid: Pid, found: Condition, look: &Look, at: Mono) -> Condition {
         match found {
-            Condition::Free if stopped => Condition::Held,
+            Condition::Free if self.is_stopped(pid, at) => Condition::Held,
+            Condition::Held if self.is_released(pid, look, at) => Condition::Free,
             other => other,
         }
     }
 
-    fn is_held(&self, look: &Look, at: Mono) -> bool {
-        let stopped = |pid| self.condition(pid, Condition::Free, at) == Condition::Held;
-        let awaited = look.children.iter().filter(|child| self.is_awaited(child));
-        look.held
-            || stopped(self.story.pid)
-            || awaited
-                .flat_map(|child| std::iter::once(child).chain(&child.below))
-                .any(|child| stopped(child.pid))
+    fn is_stopped(&self, pid: Pid, at: Mono) -> bool {
+        let spans = |until: Option<Mono>| until.is_none_or(|until| at < until);
+        let mut holds = self.story.holds.iter();
+        holds.any(|hold| hold.pid == pid && hold.from <= at && spans(hold.until))
     }
 
-    fn concerns(&self, look: &Look, pid: Pid) -> bool {
+    /// Stopped at the look, and continued since.
+    fn is_released(&self, pid: Pid, look: &Look, at: Mono) -> bool {
+        let since = |until: Mono| until > look.until && until <= at;
+        let mut holds = self.story.holds.iter().filter(|hold| hold.pid == pid);
+        holds.any(|hold| hold.from <= look.until && hold.until.is_some_and(since))
+    }
+
+    fn is_held(&self, look: &'a Look, at: Mono) -> bool {
+        let concerned = || self.concerned(look);
+        let released = concerned().any(|pid| self.is_released(pid, look, at));
+        (look.held && !released) || concerned().any(|pid| self.is_stopped(pid, at))
+    }
+
+    /// The loop's process, and whom it waits for.
+    fn concerned(&self, look: &'a Look) -> impl Iterator<Item = Pid> {
         let awaited = look.children.iter().filter(|child| self.is_awaited(child));
-        pid == self.story.pid
-            || awaited
-                .flat_map(|child| std::iter::once(child).chain(&child.below))
-                .any(|child| child.pid == pid)
+        let all = awaited.flat_map(|child| std::iter::once(child).chain(&child.below));
+        all.map(|child| child.pid).chain([self.story.pid])
     }
 
     fn is_awaited(&self, child: &Child) -> bool {

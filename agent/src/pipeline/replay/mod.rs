@@ -319,3 +319,7 @@ const fn enforces(policy: &InForce) -> bool {
 #[cfg(test)]
 #[path = "tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "property.rs"]
+mod property;

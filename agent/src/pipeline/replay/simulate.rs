@@ -37,6 +37,7 @@ pub(super) struct Run {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Strike {
     pub(super) signal: Signal,
+    /// When it was decided on: a moment before it was sent, which every signal takes.
     pub(super) at: Mono,
     /// When the child ended, if that was seen.
     pub(super) end: Option<Mono>,
@@ -52,9 +53,11 @@ impl Strike {
         if end.is_some_and(|end| end.at < act.at || end.status.is_some_and(otherwise)) {
             return None;
         }
+        let looks = story.looks.iter().flat_map(|look| [look.at, look.until]);
+        let decided = looks.filter(|look| *look <= act.at).max();
         Some(Self {
             signal: act.signal,
-            at: act.at,
+            at: decided.unwrap_or(act.at),
             end: end.map(|end| end.at),
         })
     }
@@ -80,6 +83,7 @@ pub(super) fn simulate(
         policy,
         strike,
         horizon: strike.map_or(over, |_| over.plus(BEYOND)),
+        late: usual_lateness(story),
         run: Run::default(),
         said: BTreeSet::new(),
     }
@@ -92,6 +96,8 @@ struct Simulation<'a> {
     strike: Option<Strike>,
     /// From then on the child has ended by itself, or nothing more can be said.
     horizon: Mono,
+    /// How late the agent usually was.
+    late: Duration,
     run: Run,
     said: BTreeSet<Refusal>,
 }
@@ -154,14 +160,15 @@ impl Simulation<'_> {
         self.run
     }
 
-    /// A moment the policy named: the agent is a little late, as late as the record shows where it was asked for the same.
+    /// A moment the policy named: the agent is a little late, as late as the record shows where it was asked for the same,
+    /// else as late as it usually was.
     fn timer(&self, now: Mono, at: Mono) -> Mono {
         let looks = self.line.story.looks.iter();
-        let late = looks.map(|look| (look.asked, look.at));
+        let late = looks.flat_map(|look| [(look.asked, look.at), (look.until_asked, look.until)]);
         late.filter(|(asked, found)| *asked <= at && at <= *found && *found > now)
             .map(|(_, found)| found)
             .next()
-            .unwrap_or(at)
+            .unwrap_or_else(|| at.plus(self.late))
     }
 
     /// When a refusal is looked at again. How those looks fall is chance: they fall as in the record.
@@ -188,7 +195,13 @@ impl Simulation<'_> {
             .holds
             .iter()
             .flat_map(|hold| [Some(hold.from), hold.until]);
-        let ends = story.ends.iter().map(|end| end.at);
+        // The end of the child is the end of the wait, a moment before it: whether a look falls between is chance.
+        let last = Mono(self.horizon.0.saturating_sub(nanos(SOON)));
+        let ends = story
+            .ends
+            .iter()
+            .map(|end| end.at)
+            .filter(|end| *end < last);
         let all = told.chain(holds.flatten()).chain(ends);
         all.filter(|at| *at > now).min()
     }
@@ -272,4 +285,18 @@ fn last_check(story: &EpisodeStory, look: &Look, signal: Signal, at: Mono) -> Op
     acts.filter(by_check)
         .find(|act| here(act) && at <= look.until)
         .copied()
+}
+
+/// The median. The first look is made at once, and not late for anything.
+fn usual_lateness(story: &EpisodeStory) -> Duration {
+    let looks = story.looks.iter();
+    let moments = looks.flat_map(|look| [(look.asked, look.at), (look.until_asked, look.until)]);
+    let late = moments.filter(|(_, at)| Some(*at) != story.looks.first().map(|first| first.at));
+    let mut late: Vec<Duration> = late.map(|(asked, at)| at.since(asked)).collect();
+    late.sort_unstable();
+    late.get(late.len() / 2).copied().unwrap_or_default()
+}
+
+fn nanos(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
