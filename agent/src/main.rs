@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
-use loopwarden::commands::{doctor, run, watch};
+use loopwarden::commands::{doctor, replay, run, watch};
 use loopwarden::demo;
 use loopwarden::evidence::helper;
 
@@ -31,6 +31,7 @@ enum Command {
     Doctor(doctor::Args),
     #[command(hide = true)]
     EvidenceHelper(helper::Args),
+    Replay(replay::Args),
     /// Print completions for a shell
     Completions {
         /// Which shell
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         Command::DemoRole(args) => demo::role(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::EvidenceHelper(args) => helper::serve(&args),
+        Command::Replay(args) => replay::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(
                 shell,

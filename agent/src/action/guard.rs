@@ -208,6 +208,12 @@ impl Budget {
         self.spent.len() >= self.count
     }
 
+    /// The newest of what was spent and may still count, oldest first: few enough to be kept with an incident.
+    pub fn newest(&self) -> impl Iterator<Item = Mono> {
+        let old = self.spent.len().saturating_sub(32);
+        self.spent.iter().skip(old).copied()
+    }
+
     /// Takes one, before the signal is sent: an agent that dies in between has spent it.
     pub fn spend(&mut self, now: Mono) -> Result<(), GuardError> {
         self.spent.push_back(now);

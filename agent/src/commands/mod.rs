@@ -3,5 +3,6 @@
 mod common;
 pub mod doctor;
 mod output;
+pub mod replay;
 pub mod run;
 pub mod watch;

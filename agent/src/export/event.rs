@@ -10,6 +10,7 @@ use opentelemetry_proto::tonic::logs::v1::{LogRecord, SeverityNumber};
 
 use super::otlp::attribute;
 use super::registry::Now;
+use crate::pipeline::redact::without_credentials;
 use crate::pipeline::{ActionNotice, LoopInfo, Mono, Notice, Outcome, StallView};
 
 /// The record of a notice, if it is one that is told as an event.
@@ -37,6 +38,7 @@ pub fn record(notice: &Notice, now: Now) -> Option<LogRecord> {
         Notice::Loop { .. }
         | Notice::StallUpdated { .. }
         | Notice::EngineWait { .. }
+        | Notice::Episode { .. }
         | Notice::LoopEnded { .. } => return None,
     };
     let ago = now.mono.since(draft.at);
@@ -217,22 +219,6 @@ fn int(key: &str, value: u64) -> KeyValue {
 
 fn seconds(key: &str, value: Duration) -> KeyValue {
     attribute(key, Value::DoubleValue(value.as_secs_f64()))
-}
-
-/// `scheme://user:password@host` loses what stands before the `@`.
-fn without_credentials(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(start) = rest.find("://") {
-        let (before, after) = rest.split_at(start + 3);
-        out.push_str(before);
-        let end = after
-            .find(|c: char| c.is_whitespace() || "/?#\"'".contains(c))
-            .unwrap_or(after.len());
-        rest = after[..end].rfind('@').map_or(after, |at| &after[at + 1..]);
-    }
-    out.push_str(rest);
-    out
 }
 
 #[cfg(test)]

@@ -87,6 +87,7 @@ impl Instruments {
                 }
                 false
             }
+            Notice::Episode { .. } => false,
             Notice::LoopEnded { info, totals, .. } => {
                 let record = self.loop_of(info, now);
                 (record.totals, record.ended, record.stall) = (totals.clone(), true, None);

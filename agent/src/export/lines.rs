@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 
+use crate::pipeline::stamp::{Stamp, Tied, millis};
 use crate::pipeline::{
     ActionNotice, Cause, CauseKind, EndedBy, LoopId, LoopInfo, LoopTotals, Mono, Notice, Outcome,
     Pid, StallView, StarvedBy, StoppedBy,
@@ -28,25 +29,19 @@ impl WallClock {
         }
     }
 
-    fn at(self, mono: Mono) -> Duration {
-        if mono >= self.mono {
-            self.wall + mono.since(self.mono)
-        } else {
-            self.wall.saturating_sub(self.mono.since(mono))
+    /// The same as the records of incidents take it.
+    #[must_use]
+    pub fn tied(self) -> Tied {
+        Tied {
+            mono: self.mono,
+            wall: Stamp(u64::try_from(self.wall.as_micros()).unwrap_or(u64::MAX)),
         }
     }
 
     /// RFC 3339 with microseconds, UTC.
     #[must_use]
     pub fn rfc3339(self, mono: Mono) -> String {
-        let wall = self.at(mono);
-        let (year, month, day) = date(wall.as_secs() / 86_400);
-        let second = wall.as_secs() % 86_400;
-        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-        format!(
-            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:06}Z",
-            wall.subsec_micros()
-        )
+        self.tied().stamp(mono).to_string()
     }
 
     /// Time of day with milliseconds, UTC, for people.
@@ -54,24 +49,6 @@ impl WallClock {
     pub fn time_of_day(self, mono: Mono) -> String {
         self.rfc3339(mono)[11..23].to_owned()
     }
-}
-
-/// Year, month and day of a day since 1970 (Howard Hinnant's `civil_from_days`, for days from 1970 on).
-fn date(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468;
-    let era = shifted / 146_097;
-    let day_of_era = shifted % 146_097;
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_index = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_index + 2) / 5 + 1;
-    let month = if month_index < 10 {
-        month_index + 3
-    } else {
-        month_index - 9
-    };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
 
 /// What a loop's last line adds up.
@@ -147,13 +124,18 @@ impl Lines {
                 "type": "lost", "time": clock.rfc3339(*at), "mono_ns": at.0, "pid": Value::Null, "tid": Value::Null,
                 "what": what, "count": count,
             }),
-            Notice::EngineWait { .. } => return None,
+            Notice::EngineWait { .. } | Notice::Episode { .. } => return None,
         })
     }
 
     fn summary(&self, at: Mono, info: &LoopInfo, totals: &LoopTotals, clock: WallClock) -> Value {
         let tally = self.tallies.get(&info.id).cloned().unwrap_or_default();
-        let quantile = |q| totals.histogram.quantile(q, totals.max).map_or(0.0, millis);
+        let quantile = |q| {
+            totals
+                .histogram
+                .quantile(q, totals.max)
+                .map_or(0.0, millis::of)
+        };
         let stalls: Map<String, Value> = tally
             .stalls
             .iter()
@@ -161,10 +143,10 @@ impl Lines {
             .collect();
         let mut line = head("summary", at, info, clock);
         line.insert("iterations".into(), json!(totals.iterations));
-        let busy = json!({"p50": quantile(0.5), "p90": quantile(0.9), "p99": quantile(0.99), "max": millis(totals.max)});
+        let busy = json!({"p50": quantile(0.5), "p90": quantile(0.9), "p99": quantile(0.99), "max": millis::of(totals.max)});
         line.insert("busy_ms".into(), busy);
         line.insert("stalls".into(), Value::Object(stalls));
-        line.insert("stalled_ms".into(), json!(millis(tally.stalled)));
+        line.insert("stalled_ms".into(), json!(millis::of(tally.stalled)));
         line.insert("actions".into(), json!(tally.actions));
         Value::Object(line)
     }
@@ -241,14 +223,19 @@ impl Lines {
                 at, info, totals, ..
             } => (*at, self.summary_text(info, totals)),
             Notice::Lost { at, what, count } => (*at, format!("lost {count} x {what}")),
-            Notice::EngineWait { .. } => return None,
+            Notice::EngineWait { .. } | Notice::Episode { .. } => return None,
         };
         Some(format!("{} {}", clock.time_of_day(at), printable(&line)))
     }
 
     fn summary_text(&self, info: &LoopInfo, totals: &LoopTotals) -> String {
         let tally = self.tallies.get(&info.id).cloned().unwrap_or_default();
-        let quantile = |q| totals.histogram.quantile(q, totals.max).map_or(0.0, millis);
+        let quantile = |q| {
+            totals
+                .histogram
+                .quantile(q, totals.max)
+                .map_or(0.0, millis::of)
+        };
         let mut text = format!(
             "{}: {} iterations, busy p50 {:.1} ms, p90 {:.1}, p99 {:.1}, max {:.1}",
             name(info),
@@ -256,13 +243,13 @@ impl Lines {
             quantile(0.5),
             quantile(0.9),
             quantile(0.99),
-            millis(totals.max)
+            millis::of(totals.max)
         );
         let count: u64 = tally.stalls.values().sum();
         let _ = write!(
             text,
             "; {count} stalls, {:.1} ms in all",
-            millis(tally.stalled)
+            millis::of(tally.stalled)
         );
         for (kind, count) in &tally.stalls {
             let _ = write!(text, ", {count} x {}", kind.name());
@@ -270,15 +257,6 @@ impl Lines {
         let _ = write!(text, "; {} actions", tally.actions);
         text
     }
-}
-
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "milliseconds for people and JSON; 53 bits of microseconds are 285 years"
-)]
-fn millis(span: Duration) -> f64 {
-    // To the microsecond: more digits would only look exact.
-    (span.as_nanos() / 1000) as f64 / 1000.0
 }
 
 fn head(kind: &str, at: Mono, info: &LoopInfo, clock: WallClock) -> Map<String, Value> {
@@ -294,7 +272,7 @@ fn head(kind: &str, at: Mono, info: &LoopInfo, clock: WallClock) -> Map<String, 
 fn stall(kind: &str, info: &LoopInfo, view: &StallView, clock: WallClock) -> Map<String, Value> {
     let mut line = head(kind, view.at, info, clock);
     line.insert("incident".into(), json!(view.incident));
-    line.insert("busy_ms".into(), json!(millis(view.busy)));
+    line.insert("busy_ms".into(), json!(millis::of(view.busy)));
     if view.busy_is_lower_bound {
         line.insert("busy_is_lower_bound".into(), json!(true));
     }
@@ -329,12 +307,12 @@ fn action_line(info: &LoopInfo, action: &ActionNotice, clock: WallClock) -> Map<
     }
     line.insert("signal".into(), json!(action.signal));
     line.insert("mode".into(), json!(action.mode));
-    line.insert("busy_ms".into(), json!(millis(action.busy)));
+    line.insert("busy_ms".into(), json!(millis::of(action.busy)));
     line.insert("outcome".into(), json!(action.outcome.name()));
     if let Some(refusal) = action.outcome.refusal() {
         line.insert("refused_by".into(), json!(refusal));
     }
-    line.insert("grace_ms".into(), json!(millis(action.grace)));
+    line.insert("grace_ms".into(), json!(millis::of(action.grace)));
     if let Some(detail) = &action.detail {
         line.insert("detail".into(), json!(detail));
     }
@@ -362,7 +340,7 @@ fn busy(view: &StallView) -> String {
     } else {
         ""
     };
-    format!("{bound}{:.1} ms", millis(view.busy))
+    format!("{bound}{:.1} ms", millis::of(view.busy))
 }
 
 fn cause(cause: &Cause) -> String {
@@ -416,7 +394,7 @@ fn action_text(info: &LoopInfo, action: &ActionNotice) -> String {
         action.signal.name(),
         format!("{}[{}]", action.child_exe, action.child),
     );
-    let waited = format!("after {:.1} ms", millis(action.busy));
+    let waited = format!("after {:.1} ms", millis::of(action.busy));
     let mut text = match action.outcome {
         Outcome::Sent => format!("{}: sent {signal} to {child} {waited}", name(info)),
         Outcome::WouldSend => format!(
@@ -465,7 +443,5 @@ mod tests {
             "2024-02-29T12:34:55.789012Z"
         );
         assert_eq!(clock.time_of_day(Mono(5_000_000_000)), "12:34:56.789");
-        assert_eq!(date(0), (1970, 1, 1));
-        assert_eq!(date(20_778), (2026, 11, 21));
     }
 }

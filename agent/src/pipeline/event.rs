@@ -23,7 +23,8 @@ pub struct Poller {
 }
 
 /// What a wait call waits for, as its arguments say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Awaited {
     /// Any child.
     Any,
@@ -36,7 +37,9 @@ pub enum Awaited {
 }
 
 /// Options of wait4 and waitid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize,
+)]
 pub struct WaitOptions {
     /// The system call's bits.
     pub bits: u32,
@@ -63,7 +66,8 @@ impl WaitOptions {
 }
 
 /// How a wait episode ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum WaitEnd {
     /// A child was reaped.
     Reaped,

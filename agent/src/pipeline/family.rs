@@ -65,6 +65,8 @@ pub struct Process {
     pub watched: bool,
     /// First time its parent told it to end.
     pub told: Option<Mono>,
+    /// With which signal.
+    pub told_by: Option<i32>,
     /// Last time anybody told it to end.
     pub ending: Option<Mono>,
     /// The first signal that told it to end, from anybody.
@@ -73,6 +75,8 @@ pub struct Process {
     pub stopped: Option<Mono>,
     /// By whom.
     pub stopped_by: Option<Pid>,
+    /// The last time it was stopped and continued, it had been stopped since then.
+    pub held_from: Option<Mono>,
     /// It was last seen stopped or frozen then.
     pub held_until: Option<Mono>,
     /// Its birth was seen, so that nothing it was told before is unknown.
@@ -93,10 +97,12 @@ impl Process {
             target,
             watched,
             told: None,
+            told_by: None,
             ending: None,
             first_told: None,
             stopped: None,
             stopped_by: None,
+            held_from: None,
             held_until: None,
             seen_born: false,
         }
@@ -231,13 +237,17 @@ impl Family {
                 signal,
                 at,
             });
-            if process.parent == sender {
-                process.told.get_or_insert(at);
+            if process.parent == sender && process.told.is_none() {
+                process.told = Some(at);
+                process.told_by = Some(signal);
             }
         } else if SIGSTOP.contains(&signal) {
             process.stopped.get_or_insert(at);
             process.stopped_by.get_or_insert(sender);
-        } else if signal == SIGCONT && process.stopped.take().is_some() {
+        } else if signal == SIGCONT
+            && let Some(from) = process.stopped.take()
+        {
+            process.held_from = Some(from);
             process.held_until = Some(at);
             process.stopped_by = None;
         }

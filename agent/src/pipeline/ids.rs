@@ -49,7 +49,9 @@ impl fmt::Display for Tid {
 /// One process for good: its id and when it started, in nanoseconds since boot (`task_struct.start_boottime`).
 ///
 /// Start times of `/proc/PID/stat` count in hundredths of a second, which is too coarse to tell a reused id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 pub struct PidKey {
     /// Process id.
     pub pid: Pid,
@@ -120,6 +122,9 @@ impl Mono {
 pub struct IncidentId(pub u128);
 
 impl IncidentId {
+    // Crockford's base 32: 26 characters of 5 bits hold 130, the first has only 3 of the 128.
+    const DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+
     /// Made of a wall-clock time and 80 bits of noise, both given by the caller.
     #[must_use]
     pub fn new(unix_ms: u64, noise: u128) -> Self {
@@ -129,17 +134,46 @@ impl IncidentId {
 
 impl fmt::Display for IncidentId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Crockford's base 32: 26 characters of 5 bits hold 130, the first has only 3 of the 128.
-        const DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
         for place in (0..26u32).rev() {
             let digit = (self.0 >> (place * 5)) & 31;
             write!(
                 f,
                 "{}",
-                char::from(DIGITS[usize::try_from(digit).unwrap_or(0)])
+                char::from(Self::DIGITS[usize::try_from(digit).unwrap_or(0)])
             )?;
         }
         Ok(())
+    }
+}
+
+/// A text that is no name of an incident.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no incident id: it has 26 characters, digits and capital letters")]
+pub struct NotAnIncidentId;
+
+impl std::str::FromStr for IncidentId {
+    type Err = NotAnIncidentId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut value = 0u128;
+        if text.len() != 26 || text.as_bytes()[0] > b'7' {
+            return Err(NotAnIncidentId);
+        }
+        for byte in text.bytes() {
+            let digit = Self::DIGITS
+                .iter()
+                .position(|known| *known == byte)
+                .ok_or(NotAnIncidentId)?;
+            value = (value << 5) | digit as u128;
+        }
+        Ok(Self(value))
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for IncidentId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -160,6 +194,19 @@ mod tests {
         assert_eq!(early.len(), 26);
         assert!(early < late, "{early} {late}");
         assert!(early.starts_with("01H"), "{early}");
+        assert_eq!(
+            early.parse(),
+            Ok(IncidentId::new(1_700_000_000_000, u128::MAX))
+        );
+        for wrong in [
+            "",
+            "01H",
+            "81H00000000000000000000000",
+            "01HU0000000000000000000000",
+            "01é00000000000000000000000",
+        ] {
+            assert!(wrong.parse::<IncidentId>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

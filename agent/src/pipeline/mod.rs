@@ -6,6 +6,7 @@
 
 pub mod cause;
 pub mod classify;
+pub mod collect;
 pub mod event;
 pub mod evidence;
 pub mod family;
@@ -15,8 +16,13 @@ pub mod interpreter;
 pub mod notice;
 pub mod policy;
 pub mod recognise;
+pub mod record;
+pub mod redact;
 pub mod refusal;
 pub mod registers;
+pub mod replay;
+pub mod stamp;
+pub mod story;
 
 pub use cause::{Cause, CauseKind, ChildCause, Frame, Signalled, StarvedBy, StoppedBy};
 pub use evidence::Evidence;

@@ -8,6 +8,7 @@ use super::evidence::Evidence;
 use super::histogram::Histogram;
 use super::ids::{IncidentId, LoopId, Mono, Pid};
 use super::refusal::Refusal;
+use super::story::EpisodeStory;
 
 /// Whether signals are sent or only told of.
 #[derive(
@@ -34,7 +35,7 @@ impl Mode {
 }
 
 /// A signal the agent sends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Signal {
     /// Asks the child to end.
     #[serde(rename = "SIGTERM")]
@@ -98,7 +99,7 @@ impl Outcome {
 }
 
 /// How a stall ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EndedBy {
     /// The loop polled again.
@@ -241,6 +242,17 @@ pub enum Notice {
         rescued: bool,
         /// How it ended.
         ended_by: EndedBy,
+    },
+    /// What the policy was shown of a wait episode in a stall, told just before the stall's end: for the journal alone.
+    Episode {
+        /// The incident it belongs to.
+        incident: IncidentId,
+        /// When the incident began.
+        since: Mono,
+        /// Who.
+        info: Arc<LoopInfo>,
+        /// The story.
+        story: Arc<EpisodeStory>,
     },
     /// A wait for an engine by the loop thread is over.
     EngineWait {

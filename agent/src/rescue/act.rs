@@ -225,6 +225,7 @@ impl Sentinel {
             grace,
             detail,
         };
+        self.note_action(tid, &action);
         self.tell(Notice::Action { info, action });
     }
 

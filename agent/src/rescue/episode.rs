@@ -4,6 +4,7 @@ use super::loops::{Episode, Loop, Wanted};
 use super::sentinel::Sentinel;
 use crate::pipeline::event::Awaited;
 use crate::pipeline::policy::{Decision, decide, remark};
+use crate::pipeline::story::EpisodeStory;
 use crate::pipeline::{Mono, Notice, Pid, Tid};
 use crate::proc;
 use crate::target::cgroup::CpuStat;
@@ -18,7 +19,7 @@ impl Sentinel {
         let current = watched.episode.as_ref().map(|episode| episode.start);
         if shown.map(|(start, _)| start) != current {
             if let Some(over) = watched.episode.take() {
-                self.end_episode(tid, &over, now);
+                self.end_episode(tid, over, now);
             }
             if let Some((start, wanted)) = shown {
                 self.begin_episode(tid, start, wanted, now);
@@ -48,12 +49,20 @@ impl Sentinel {
                 return;
             }
         }
+        let older_than_agent = self.sensor.events_fd().is_none()
+            || watched.adopted_busy.is_some_and(|first| start <= first)
+            || start < self.started;
+        let (awaited, options) = wanted.call();
+        let settings = self.settings.in_force(watched.target);
+        let story = EpisodeStory {
+            older_than_agent,
+            pidfd_child,
+            ..EpisodeStory::new(watched.id.process, (start, now), awaited, settings)
+        };
         watched.episode = Some(Episode {
             start,
             first_seen: now,
-            older_than_agent: self.sensor.events_fd().is_none()
-                || watched.adopted_busy.is_some_and(|first| start <= first)
-                || start < self.started,
+            older_than_agent,
             wanted,
             pidfd_child,
             next_look: Some(now),
@@ -63,11 +72,16 @@ impl Sentinel {
             throttled_before: self.cpu_stats.get(&pid).and_then(CpuStat::throttled),
             said: std::collections::BTreeSet::new(),
             engine: None,
+            story: Box::new(story),
+            story_told: false,
         });
+        if settings.engine.is_none() {
+            self.glance(tid, options, now);
+        }
     }
 
     /// The episode is over: the loop thread polls, has reaped, or waits for something else.
-    pub(super) fn end_episode(&mut self, tid: Tid, over: &Episode, now: Mono) {
+    pub(super) fn end_episode(&mut self, tid: Tid, over: Episode, now: Mono) {
         if over.engine.is_some()
             && let Some(info) = self
                 .loops
@@ -80,20 +94,21 @@ impl Sentinel {
                 lasted: now.since(over.start),
             });
         }
+        self.keep_story(tid, over, now);
     }
 
     pub(super) fn decide_episode(&mut self, tid: Tid, now: Mono) {
         let Some(watched) = self.loops.get(&tid) else {
             return;
         };
-        let due = watched
+        let asked = watched
             .episode
             .as_ref()
             .and_then(|episode| episode.next_look)
-            .is_some_and(|at| at <= now);
-        if !due || watched.info.is_none() {
+            .filter(|at| *at <= now && watched.info.is_some());
+        let Some(asked) = asked else {
             return;
-        }
+        };
         let Some(engine) = self
             .settings
             .targets
@@ -110,14 +125,14 @@ impl Sentinel {
             // Once more with what has happened while the facts were gathered.
             self.collect_events();
             decision = match self.gather(tid, now) {
-                Some((again, _)) => {
-                    let decision = decide(&again, &engine.rules, now);
-                    facts = again;
-                    decision
+                Some((newer, _)) => {
+                    facts = newer;
+                    decide(&facts, &engine.rules, now)
                 }
                 None => Decision::Leave,
             };
         }
+        self.note_look(tid, &facts, asked, now);
         if let Some(episode) = self
             .loops
             .get_mut(&tid)

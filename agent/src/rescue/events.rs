@@ -1,6 +1,6 @@
 //! What the kernel reports, taken in.
 
-use super::sentinel::Sentinel;
+use super::{chronicle, sentinel::Sentinel};
 use crate::kernel::clock;
 use crate::pipeline::event::{KernelEvent, What};
 use crate::pipeline::family::TELLING;
@@ -21,10 +21,12 @@ impl Sentinel {
         let Self {
             sensor,
             family,
+            loops,
             pending,
             ..
         } = self;
         sensor.drain(&mut |event| {
+            chronicle::note_event(loops, family, &event);
             let must_read = family.apply(&event);
             pending.push_back((event, must_read));
         });
@@ -44,6 +46,9 @@ impl Sentinel {
         match &event.what {
             What::PollerSeen { poller, syscall } => self.poller_seen(event, *poller, *syscall),
             What::WaitBegan { .. } | What::WaitEnded { .. } | What::NestedPoll { .. } => {
+                if let What::WaitEnded { start, how } = &event.what {
+                    self.note_wait_end(event, *start, *how);
+                }
                 let now = clock::now();
                 // A wait may be what shows that it is a loop.
                 self.mend_wait(event.tid);

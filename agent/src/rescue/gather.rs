@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::loops::{Episode, Loop, Wanted};
 use super::sentinel::Sentinel;
-use crate::pipeline::event::{Awaited, WaitOptions};
+use crate::pipeline::event::Awaited;
 use crate::pipeline::family::Process;
 use crate::pipeline::policy::{ChildFacts, Condition, Guards, Place, WaitFacts};
 use crate::pipeline::{ChildCause, Mono, NsPid, Pid, Signalled, Tid};
@@ -20,10 +20,7 @@ impl Sentinel {
         let watched = self.loops.get(&tid)?;
         let episode = watched.episode.as_ref()?;
         let id = watched.id;
-        let (awaited, options) = match episode.wanted {
-            Wanted::Wait(awaited, options) => (awaited, options),
-            Wanted::Pidfd(poller) => (Awaited::PidFd(poller.fd), WaitOptions::default()),
-        };
+        let (awaited, options) = episode.wanted.call();
         let loop_status = proc::status(id.process.pid);
         let parent = self.family.get(id.process.pid);
         let children: Vec<ChildFacts> = self
@@ -125,14 +122,7 @@ impl Sentinel {
         } else {
             Vec::new()
         };
-        let place = match (
-            &child.container,
-            parent.and_then(|parent| parent.container.as_ref()),
-        ) {
-            (Some(of_child), Some(of_loop)) if of_child == of_loop => Place::Same,
-            (Some(_), Some(_)) => Place::Other,
-            _ => Place::Unknown,
-        };
+        let place = place_of(child, parent);
         ChildFacts {
             key: child.key,
             ns_pid: child
@@ -212,9 +202,21 @@ impl Sentinel {
                 .get(told.by)
                 .map(|sender| sender.exe.clone())
                 .unwrap_or_default(),
-            signal: told.name(),
+            signal: told.name().to_owned(),
             ms_ago: now.since(told.at).as_secs_f64() * 1000.0,
         })
+    }
+}
+
+/// Whether a child runs in the container of the loop's process, as far as both were read.
+pub(super) fn place_of(child: &Process, parent: Option<&Process>) -> Place {
+    match (
+        &child.container,
+        parent.and_then(|parent| parent.container.as_ref()),
+    ) {
+        (Some(of_child), Some(of_loop)) if of_child == of_loop => Place::Same,
+        (Some(_), Some(_)) => Place::Other,
+        _ => Place::Unknown,
     }
 }
 

@@ -9,6 +9,7 @@ use crate::action::Child;
 use crate::pipeline::classify::{Shares, ThreadFacts};
 use crate::pipeline::event::{Awaited, Poller, Reading, WaitOptions};
 use crate::pipeline::recognise::Candidate;
+use crate::pipeline::story::EpisodeStory;
 use crate::pipeline::{
     Cause, ChildCause, Evidence, IncidentId, LoopId, LoopInfo, Mono, Pid, Refusal, Signal,
 };
@@ -36,6 +37,8 @@ pub(super) struct Loop {
     /// Evidence about it is gathered once a second, and a few times more often in a row.
     pub(super) next_capture: Mono,
     pub(super) episode: Option<Episode>,
+    /// Stories of the episodes before, for the stall they may belong to.
+    pub(super) stories: Vec<EpisodeStory>,
 }
 
 /// An open stall.
@@ -99,6 +102,14 @@ impl Wanted {
             Self::Pidfd(_) => None,
         }
     }
+
+    /// As arguments of a wait call.
+    pub(super) fn call(self) -> (Awaited, WaitOptions) {
+        match self {
+            Wanted::Wait(awaited, options) => (awaited, options),
+            Wanted::Pidfd(poller) => (Awaited::PidFd(poller.fd), WaitOptions::default()),
+        }
+    }
 }
 
 /// A wait episode.
@@ -120,6 +131,10 @@ pub(super) struct Episode {
     pub(super) said: BTreeSet<Refusal>,
     /// The engine it turned out to be about.
     pub(super) engine: Option<Pid>,
+    /// What the journal is to know of it.
+    pub(super) story: Box<EpisodeStory>,
+    /// It was told with the end of its stall.
+    pub(super) story_told: bool,
 }
 
 impl Loop {
@@ -146,6 +161,7 @@ impl Loop {
             closed: None,
             next_capture: Mono(0),
             episode: None,
+            stories: Vec::new(),
         }
     }
 

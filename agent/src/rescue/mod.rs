@@ -6,6 +6,7 @@
 
 mod accounts;
 mod act;
+mod chronicle;
 mod episode;
 mod events;
 mod explain;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::chronicle;
 use super::loops::Loop;
 use super::sentinel::Sentinel;
 use crate::kernel::clock;
@@ -215,6 +216,7 @@ impl Sentinel {
         match self.family.get(pid) {
             Some(process) if !process.key.matches(key) => return,
             Some(_) => {
+                chronicle::note_end(&mut self.loops, &self.family, key, (at, None));
                 self.family.remove(pid);
                 self.sensor.forget(pid);
                 self.forget_evidence(pid);

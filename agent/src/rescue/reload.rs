@@ -12,6 +12,7 @@ impl Sentinel {
     /// Targets keep their processes by name; processes of a target that is gone are not watched any more.
     pub(super) fn reload(&mut self, settings: Settings, rules: Arc<dyn Matching>) {
         let now = clock::now();
+        self.note_reload();
         let moved: Vec<Option<usize>> = self
             .settings
             .targets

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::pipeline::Mode;
 use crate::pipeline::policy::EngineRules;
+use crate::pipeline::record::{EngineInForce, InForce};
 
 /// How engines of one target are treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +37,31 @@ pub struct Limits {
     pub per: Duration,
     /// Pause of a loop process after an action.
     pub pause: Duration,
+}
+
+impl Settings {
+    /// The rules for one target, as the journal keeps them.
+    #[must_use]
+    pub fn in_force(&self, target: usize) -> InForce {
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let target = self.targets.get(target);
+        let engine = target.and_then(|target| target.engine);
+        InForce {
+            mode: self.mode,
+            stall_after: target.map_or(Duration::ZERO, |target| target.stall_after),
+            engine: engine.map(|engine| EngineInForce {
+                grace: engine.rules.grace,
+                unknown_grace: engine.rules.unknown_grace,
+                untold_grace: engine.rules.untold_grace,
+                through_wrapper: engine.rules.through_wrapper,
+                max_kills: count(engine.max_kills),
+                max_kills_per: engine.per,
+            }),
+            pause: self.limits.pause,
+            node_kills: count(self.limits.node_kills),
+            node_kills_per: self.limits.per,
+        }
+    }
 }
 
 impl Default for Limits {

@@ -259,6 +259,7 @@ impl Sentinel {
     pub(super) fn close_stall(&mut self, tid: Tid, at: Mono, ended_by: EndedBy) {
         // A signalled child that ended as the loop came back must be seen to have.
         self.follow_strikes(tid, at);
+        self.tell_stories(tid, at);
         let Some(watched) = self.loops.get_mut(&tid) else {
             return;
         };
@@ -301,7 +302,7 @@ impl Sentinel {
             return;
         };
         if let Some(episode) = episode {
-            self.end_episode(tid, &episode, at);
+            self.end_episode(tid, episode, at);
         }
         self.close_stall(tid, at, how);
         let Some(watched) = self.loops.remove(&tid) else {
