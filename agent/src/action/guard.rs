@@ -8,7 +8,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{Access, FlockOperation, flock};
 
 use crate::pipeline::{Mono, PidKey};
 
@@ -65,17 +65,42 @@ impl RunDir {
             .mode(0o700)
             .create(&path)
             .map_err(wrong)?;
-        let found = fs::symlink_metadata(&path).map_err(wrong)?;
+        Self::verify(&path)?;
+        Ok(Self(path))
+    }
+
+    /// Checks whether the folder could be used, without making it.
+    pub fn inspect() -> Result<(), GuardError> {
+        let path =
+            std::env::var_os(RUN_DIR).map_or_else(|| PathBuf::from(DEFAULT_DIR), PathBuf::from);
+        if fs::symlink_metadata(&path).is_ok() {
+            Self::verify(&path)?;
+        }
+        // What would be made is made below the nearest folder that is there.
+        let there = path.ancestors().find(|folder| folder.exists());
+        let there = there.unwrap_or(Path::new("/"));
+        rustix::fs::access(there, Access::WRITE_OK).map_err(|error| GuardError::Io {
+            path: there.to_owned(),
+            error: error.into(),
+        })
+    }
+
+    /// Fails if others than root, or who runs the agent, could write it.
+    fn verify(path: &Path) -> Result<(), GuardError> {
+        let found = fs::symlink_metadata(path).map_err(|error| GuardError::Io {
+            path: path.to_owned(),
+            error,
+        })?;
         let mode = found.mode() & 0o7777;
         let ours = found.uid() == 0 || found.uid() == rustix::process::geteuid().as_raw();
         if !found.is_dir() || !ours || mode & 0o022 != 0 {
             return Err(GuardError::Unsafe {
-                path,
+                path: path.to_owned(),
                 owner: found.uid(),
                 mode,
             });
         }
-        Ok(Self(path))
+        Ok(())
     }
 
     /// Files are named by host pid and start time: a reused pid is another process. The start is kept to hundredths of a

@@ -1,12 +1,13 @@
 //! `loopwarden doctor`: what this kernel and these privileges allow, and what to do about the rest.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
+use std::io::{self, Write};
 
 use anyhow::Result;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::kernel::{self, Verdict, Way};
+use super::checks::{Check, Facts, judge};
+use crate::kernel::{self, Plan, Verdict, Way};
 
 /// Say what this kernel and these privileges allow, and what to do about the rest.
 #[derive(Debug, clap::Args)]
@@ -18,39 +19,61 @@ pub struct Args {
 
 /// Runs the command; the value is the exit status.
 pub fn run(args: &Args) -> Result<u8> {
-    let sensor = kernel::sensor(loopwarden_abi::Settings::default());
+    let sensor = kernel::sensor(kernel::Settings::default());
     let plan = sensor.plan();
-    let mut out = std::io::stdout().lock();
-    let broken = plan
+    let checks = judge(&Facts::gather(plan.way));
+    let mut out = io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", to_json(plan, &checks))?;
+    } else {
+        write_text(&mut out, plan, &checks)?;
+    }
+    let mut verdicts = plan
         .verdicts
         .values()
-        .any(|verdict| matches!(verdict, Verdict::Broken(_)));
-    if args.json {
-        let verdicts: BTreeMap<_, _> = plan
-            .verdicts
-            .iter()
-            .map(|(name, verdict)| {
-                (
-                    name,
-                    json!({"verdict": verdict.name(), "reason": verdict.reason()}),
-                )
-            })
-            .collect();
-        writeln!(
-            out,
-            "{}",
-            json!({"type": "doctor", "plan": plan.way.name(), "verdicts": verdicts})
-        )?;
-    } else {
-        writeln!(out, "Loops are watched by: {}", explain(plan.way))?;
-        for (name, verdict) in &plan.verdicts {
-            writeln!(out, "  {:<11} {name}", verdict.name())?;
-            if !verdict.reason().is_empty() {
-                writeln!(out, "              {}", verdict.reason())?;
-            }
-        }
-    }
+        .chain(checks.iter().map(|check| &check.verdict));
+    let broken = verdicts.any(|verdict| matches!(verdict, Verdict::Broken(_)));
     Ok(u8::from(broken))
+}
+
+fn to_json(plan: &Plan, checks: &[Check]) -> Value {
+    let row = |verdict: &Verdict| json!({"verdict": verdict.name(), "reason": verdict.reason()});
+    let mut verdicts: BTreeMap<&str, Value> = plan
+        .verdicts
+        .iter()
+        .map(|(name, verdict)| (name.as_str(), row(verdict)))
+        .collect();
+    for check in checks {
+        let mut found = row(&check.verdict);
+        if !check.advice.is_empty() {
+            found["advice"] = json!(check.advice);
+        }
+        verdicts.insert(check.name, found);
+    }
+    json!({"type": "doctor", "plan": plan.way.name(), "verdicts": verdicts})
+}
+
+fn write_text(out: &mut impl Write, plan: &Plan, checks: &[Check]) -> io::Result<()> {
+    writeln!(out, "Loops are watched by: {}", explain(plan.way))?;
+    for (name, verdict) in &plan.verdicts {
+        write_row(out, name, verdict, "")?;
+    }
+    writeln!(out, "\nThe agent and this machine:")?;
+    for check in checks {
+        write_row(out, check.name, &check.verdict, check.advice)?;
+    }
+    Ok(())
+}
+
+fn write_row(out: &mut impl Write, name: &str, verdict: &Verdict, advice: &str) -> io::Result<()> {
+    writeln!(out, "  {:<11} {name}", verdict.name())?;
+    if !verdict.reason().is_empty() {
+        writeln!(out, "              {}", verdict.reason())?;
+    }
+    if !advice.is_empty() {
+        writeln!(out, "              -> {advice}")?;
+    }
+    Ok(())
 }
 
 fn explain(way: Way) -> &'static str {

@@ -1,5 +1,6 @@
 //! The commands: each turns its options into settings, starts what it needs, and says how it went.
 
+mod checks;
 mod common;
 pub mod doctor;
 mod output;

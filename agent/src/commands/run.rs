@@ -101,7 +101,7 @@ impl Agent {
         if let Err(reason) = &locked {
             log::info!("{reason}");
         }
-        let sensor = kernel::sensor(loopwarden_abi::Settings {
+        let sensor = kernel::sensor(kernel::Settings {
             all_execs: 1,
             pad: 0,
         });
@@ -289,12 +289,12 @@ impl AgentSource for Own {
             MapFill {
                 name: "tasks",
                 entries: processes,
-                limit: u64::from(loopwarden_abi::MAX_TASKS),
+                limit: u64::from(kernel::MAX_TASKS),
             },
             MapFill {
                 name: "loops",
                 entries: threads,
-                limit: u64::from(loopwarden_abi::MAX_LOOPS),
+                limit: u64::from(kernel::MAX_LOOPS),
             },
         ];
         AgentStats {

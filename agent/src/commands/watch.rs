@@ -64,7 +64,7 @@ pub fn run(args: Args) -> Result<u8> {
     if let Err(reason) = kernel::realtime::lock_memory() {
         log::info!("{reason}");
     }
-    let sensor = kernel::sensor(loopwarden_abi::Settings::default());
+    let sensor = kernel::sensor(kernel::Settings::default());
     announce(sensor.as_ref());
     let output = Output::start(sinks, |_| ()).context("cannot start the output thread")?;
     let teller = output.teller();

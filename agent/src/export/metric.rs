@@ -234,8 +234,8 @@ mod tests {
 
     #[test]
     fn folded_bounds_are_bounds_of_the_kernel() {
-        let kernel: Vec<u64> = (0..loopwarden_abi::BUCKETS)
-            .map(loopwarden_abi::bucket_bound)
+        let kernel: Vec<u64> = (0..crate::kernel::BUCKETS)
+            .map(crate::kernel::bucket_bound)
             .collect();
         for bound in ITERATION_BOUNDS.iter().chain(&SCAN_BOUNDS) {
             #[expect(

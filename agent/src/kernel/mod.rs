@@ -26,14 +26,16 @@ mod tracefs;
 pub use bpf::BpfSensor;
 pub use error::KernelError;
 pub use load::{Loaded, Outcome, load};
-pub use namespace::procfs_is_ours;
+pub use namespace::{is_initial as in_host_pid_namespace, procfs_is_ours};
 pub use plan::{Plan, Verdict, Way};
 pub use sampler::Sampler;
 pub use sensor::{Adoption, Listed, Sensor, Totals};
 
+pub use loopwarden_abi::{BUCKETS, MAX_LOOPS, MAX_TASKS, Settings, bucket_bound, bucket_of};
+
 /// The best sensor this machine allows.
 #[must_use]
-pub fn sensor(settings: loopwarden_abi::Settings) -> Box<dyn Sensor> {
+pub fn sensor(settings: Settings) -> Box<dyn Sensor> {
     match load(settings) {
         Outcome::Loaded(loaded) => {
             let mut plan = loaded.plan.clone();

@@ -41,7 +41,7 @@ fn add(histogram: &Histogram, bounds: &[f64], counts: &mut [u64]) {
 
 #[cfg(test)]
 mod tests {
-    use loopwarden_abi::{BUCKETS, bucket_bound, bucket_of};
+    use crate::kernel::{BUCKETS, bucket_bound, bucket_of};
 
     use super::*;
 

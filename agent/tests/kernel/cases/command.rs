@@ -1,5 +1,6 @@
 //! `watch` as a command: when it ends, with which status, and what it says of wrong arguments.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
@@ -20,6 +21,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("command::output_file_leaves_stdout_alone", output_file),
         Case::new("command::unknown_pid", unknown_pid),
         Case::new("command::id_of_a_thread", thread_id),
+        Case::new("command::doctor", doctor),
     ]
 }
 
@@ -114,6 +116,45 @@ fn thread_id() -> Result<()> {
         .find(|tid| *tid != pool.pid)
         .context("one thread only")?;
     refused(other, "thread")
+}
+
+/// `doctor` has a verdict for the machine's parts too, and its status says whether one of them is broken.
+fn doctor() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let look = |mode: u32| -> Result<(serde_json::Value, Option<i32>)> {
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(mode))?;
+        let out = Command::new(binary())
+            .args(["doctor", "--json"])
+            .env("LOOPWARDEN_RUN_DIR", folder.path())
+            .output()?;
+        let found = serde_json::from_slice(&out.stdout).context("no JSON")?;
+        Ok((found, out.status.code()))
+    };
+    let row = |found: &serde_json::Value, name: &str| found["verdicts"][name].clone();
+    let (good, _) = look(0o700)?;
+    for name in [
+        "rescue.realtime",
+        "rescue.locked_memory",
+        "machine.pid_namespace",
+        "machine.procfs",
+        "machine.cpu_throttling",
+        "capability.bpf",
+        "capability.perfmon",
+        "capability.sys_ptrace",
+        "capability.kill",
+        "capability.sys_admin",
+    ] {
+        ensure!(row(&good, name)["verdict"].is_string(), "no {name}: {good}");
+    }
+    ensure!(row(&good, "enforce.run_dir")["verdict"] == "ok", "{good}");
+    let (bad, status) = look(0o777)?;
+    let found = row(&bad, "enforce.run_dir");
+    ensure!(
+        found["verdict"] == "broken" && status == Some(1),
+        "{status:?}: {found}"
+    );
+    ensure!(found["advice"].is_string(), "no advice: {found}");
+    Ok(())
 }
 
 fn refused(pid: u32, why: &str) -> Result<()> {
