@@ -2,8 +2,8 @@
 
 The program prints `{"ready": true}` once its loop runs, plays its case when stdin says `go`, prints what is true of the stall
 right before it begins (`began`) and when it is over (`ended`), and ends when stdin is closed. Times are CLOCK_MONOTONIC.
-A line with `BLOCKS HERE` is where this program's own code stands during the stall; `frames` names the innermost frame, which
-for a call into the standard library lies there.
+A case prepares its stall up to its `yield`. A line with `BLOCKS HERE` is where this program's own code stands during the stall;
+`frames` names the innermost frame, which for a call into the standard library lies there.
 """
 
 import asyncio
@@ -61,15 +61,19 @@ class Box:
         self.loop = asyncio.get_running_loop()
         self.deferred = False
 
-    def begin(self, case, frames=None, handler=True, start=None, **truth):
+    def prepare(self, case):
+        """Looks up what `begin` will say: reading source files takes its time."""
+        self.own, self.handler = at(case, MARK), at(handle, MARK)
+
+    def begin(self, frames=None, handler=True, start=None, **truth):
         """`start` sets off what is to disturb the loop some moments later."""
-        own = at(case, MARK) if handler else []
-        outer = own + at(handle, MARK) if handler else []
         self.thread_cpu, self.process_cpu = time.thread_time_ns(), time.process_time_ns()
         if start:
             start()
         self.began = time.monotonic_ns()
-        say(began=self.began, frames=own if frames is None else frames, outer=outer, **truth)
+        frames = self.own if frames is None else frames
+        outer = self.own + self.handler if handler else []
+        say(began=self.began, frames=frames, outer=outer, **truth)
 
     def end(self):
         now = time.monotonic_ns()
@@ -148,19 +152,22 @@ def numbers_for(seconds):
 
 def child_pid(box):
     process = sleeper()
-    box.begin(child_pid, child=process.pid)
+    yield
+    box.begin(child=process.pid)
     os.waitpid(process.pid, 0)  # BLOCKS HERE
 
 
 def child_any(box):
     process = sleeper()
-    box.begin(child_any, child=process.pid)
+    yield
+    box.begin(child=process.pid)
     os.waitpid(-1, 0)  # BLOCKS HERE
 
 
 def child_waitid(box):
     process = sleeper()
-    box.begin(child_waitid, child=process.pid)
+    yield
+    box.begin(child=process.pid)
     os.waitid(os.P_PID, process.pid, os.WEXITED)  # BLOCKS HERE
 
 
@@ -174,27 +181,31 @@ def child_pidfd(box):
     process = sleeper()
     poller = select.poll()
     poller.register(pidfd_of(process.pid), select.POLLIN)
-    box.begin(child_pidfd, child=process.pid)
+    yield
+    box.begin(child=process.pid)
     poller.poll()  # BLOCKS HERE
 
 
 def child_popen(box):
     process = sleeper()
     frames = at(subprocess.Popen._try_wait, "os.waitpid(")
-    box.begin(child_popen, frames, child=process.pid)
+    yield
+    box.begin(frames, child=process.pid)
     process.wait()  # BLOCKS HERE
 
 
 def child_naps(box):
     process = sleeper()
     frames = at(subprocess.Popen._wait, "time.sleep(") + at(subprocess.Popen._try_wait, "os.waitpid(")
-    box.begin(child_naps, frames, child=process.pid)
+    yield
+    box.begin(frames, child=process.pid)
     process.wait(timeout=HOLD * 4)  # BLOCKS HERE
 
 
 def child_system(box):
     # The child's number is known to the C library only: whoever reads the lines finds it among the children.
-    box.begin(child_system, child_is_only_child=True)
+    yield
+    box.begin(child_is_only_child=True)
     os.system(f"exec sleep {HOLD}")  # BLOCKS HERE
 
 
@@ -204,8 +215,9 @@ def child_system(box):
 def lock_future(box):
     """A coroutine on the very loop that waits for it: LiteLLM's deadlock."""
     frames = at(threading.Condition.wait, "waiter.acquire(True")
+    yield
     future = asyncio.run_coroutine_threadsafe(asyncio.sleep(0), box.loop)
-    box.begin(lock_future, frames)
+    box.begin(frames)
     try:
         future.result(timeout=HOLD)  # BLOCKS HERE
     except (concurrent.futures.TimeoutError, TimeoutError):
@@ -228,7 +240,8 @@ def held_lock():
 
 def lock_lock(box):
     lock = held_lock()
-    box.begin(lock_lock)
+    yield
+    box.begin()
     lock.acquire()  # BLOCKS HERE
 
 
@@ -243,7 +256,8 @@ def lock_beside_worker(box):
             hashlib.sha256(data)
 
     background(work)
-    box.begin(lock_beside_worker)
+    yield
+    box.begin()
     lock.acquire()  # BLOCKS HERE
 
 
@@ -259,7 +273,8 @@ def lock_of_worker(box):
     held = threading.Event()
     threading.Thread(target=work, daemon=True).start()
     held.wait()
-    box.begin(lock_of_worker)
+    yield
+    box.begin()
     lock.acquire()  # BLOCKS HERE
 
 
@@ -267,7 +282,8 @@ def lock_join(box):
     thread = background(lambda: time.sleep(HOLD))
     old, new = method(threading.Thread, "_wait_for_tstate_lock"), threading.Thread.join
     frames = at(old, "lock.acquire(block") if old else at(new, "_handle.join(")
-    box.begin(lock_join, frames)
+    yield
+    box.begin(frames)
     thread.join()  # BLOCKS HERE
 
 
@@ -275,7 +291,8 @@ def lock_condition(box):
     condition = threading.Condition()
     frames = at(threading.Condition.wait, "waiter.acquire(True")
     with condition:
-        box.begin(lock_condition, frames)
+        yield
+        box.begin(frames)
         condition.wait(HOLD)  # BLOCKS HERE
 
 
@@ -293,7 +310,8 @@ def gil_native(box):
         sum(range(count))
 
     background(work)
-    box.begin(gil_native, start=go.set)
+    yield
+    box.begin(start=go.set)
     time.sleep(0.1)  # BLOCKS HERE
 
 
@@ -308,15 +326,17 @@ def gil_python(box):
         burn(HOLD * 2)
 
     background(work)
-    box.begin(gil_python, start=go.set)
+    yield
+    box.begin(start=go.set)
     time.sleep(0.1)  # BLOCKS HERE
     sys.setswitchinterval(0.005)
 
 
 def gil_convoy(box):
     """Every call that lets go of the interpreter costs a switch interval to get it back."""
+    yield
     background(lambda: burn(HOLD + 0.2))
-    box.begin(gil_convoy)
+    box.begin()
     end = time.monotonic() + HOLD
     while time.monotonic() < end: os.stat("/")  # BLOCKS HERE
 
@@ -325,11 +345,14 @@ def gil_poll(box):
     """The loop comes back from its poller and does not get the interpreter."""
     count = numbers_for(HOLD)
 
+    frames = box.polling()
+
     def work():
         time.sleep(0.2)
-        box.begin(gil_poll, box.polling(), handler=False)
+        box.begin(frames, handler=False)
         sum(range(count))
 
+    yield
     background(work)
     box.end_later(0.2 + HOLD)
 
@@ -360,7 +383,8 @@ def net_recv_timeout(box):
     address = silent_server()
     connection = socket.create_connection(address)
     connection.settimeout(HOLD * 4)
-    box.begin(net_recv_timeout, peer=shown(address))
+    yield
+    box.begin(peer=shown(address))
     connection.recv(1)  # BLOCKS HERE
 
 
@@ -368,7 +392,8 @@ def net_recv(box):
     address = silent_server(socket.AF_INET6, "::1")
     connection = socket.create_connection(address)
     connection.setblocking(True)
-    box.begin(net_recv, peer=shown(address))
+    yield
+    box.begin(peer=shown(address))
     connection.recv(1)  # BLOCKS HERE
 
 
@@ -376,7 +401,8 @@ def net_select(box):
     """The old way to wait with a limit, as database drivers still do."""
     address = silent_server()
     connection = socket.create_connection(address)
-    box.begin(net_select, peer=shown(address))
+    yield
+    box.begin(peer=shown(address))
     select.select([connection], [], [], HOLD * 4)  # BLOCKS HERE
 
 
@@ -392,7 +418,8 @@ def net_connect(box):
         waiting.append(filler)
     connection = socket.socket()
     connection.settimeout(HOLD)
-    box.begin(net_connect, peer=shown(address))
+    yield
+    box.begin(peer=shown(address))
     try:
         connection.connect(address)  # BLOCKS HERE
     except OSError:
@@ -404,7 +431,8 @@ def net_http(box):
     frames = at(socket.SocketIO.readinto, "recv_into(")
     client = http.client.HTTPConnection(*address, timeout=HOLD * 4)
     client.request("GET", "/")
-    box.begin(net_http, frames, peer=shown(address))
+    yield
+    box.begin(frames, peer=shown(address))
     try:
         client.getresponse()  # BLOCKS HERE
     except (OSError, http.client.HTTPException):
@@ -418,7 +446,8 @@ def net_dns(box):
     server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     server.bind((address, 53))
     frames = at(socket.getaddrinfo, "_socket.getaddrinfo(")
-    box.begin(net_dns, frames, peer=f"{address}:53")
+    yield
+    box.begin(frames, peer=f"{address}:53")
     try:
         socket.getaddrinfo("server.accuracy.test", 80)  # BLOCKS HERE
     except OSError:
@@ -433,13 +462,15 @@ def pipe_output(box):
     frames = at(subprocess.Popen.communicate, "self.stdout.read(")
     command = ["sleep", str(HOLD)]
     # The child's number is known only once it runs: whoever reads the lines finds it among the children.
-    box.begin(pipe_output, frames, holder_is_only_child=True)
+    yield
+    box.begin(frames, holder_is_only_child=True)
     subprocess.check_output(command)  # BLOCKS HERE
 
 
 def pipe_communicate(box):
     frames = at(selectors.PollSelector.select, "_selector.poll(")
-    box.begin(pipe_communicate, frames, holder_is_only_child=True)
+    yield
+    box.begin(frames, holder_is_only_child=True)
     subprocess.run(["sleep", str(HOLD)], capture_output=True, timeout=HOLD * 4)  # BLOCKS HERE
 
 
@@ -461,7 +492,8 @@ def pipe_write(box):
     except BlockingIOError:
         os.set_blocking(sink, True)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    box.begin(pipe_write, holder=holder)
+    yield
+    box.begin(holder=holder)
     try:
         os.write(sink, bytes(4096))  # BLOCKS HERE
     except BrokenPipeError:
@@ -471,13 +503,15 @@ def pipe_write(box):
 def disk_read(box):
     path = box.path("slow/file")
     file = os.open(path, os.O_RDONLY)
-    box.begin(disk_read, file=path)
+    yield
+    box.begin(file=path)
     os.read(file, 4096)  # BLOCKS HERE
 
 
 def disk_open(box):
     """Even looking for the file takes this file system long."""
-    box.begin(disk_open)
+    yield
+    box.begin()
     os.stat(box.path("slow/late"))  # BLOCKS HERE
 
 
@@ -490,7 +524,8 @@ def disk_fsync(box):
     path = slow_device(box)
     file = os.open(path, os.O_WRONLY)
     os.pwrite(file, b"x" * 4096, 2 << 20)
-    box.begin(disk_fsync, file=path)
+    yield
+    box.begin(file=path)
     os.fsync(file)  # BLOCKS HERE
 
 
@@ -499,7 +534,8 @@ def disk_direct(box):
     path = slow_device(box)
     file = os.open(path, os.O_RDONLY | os.O_DIRECT)
     buffer = mmap.mmap(-1, 4096)
-    box.begin(disk_direct, file=path)
+    yield
+    box.begin(file=path)
     os.preadv(file, [buffer], 2 << 20)  # BLOCKS HERE
 
 
@@ -517,7 +553,8 @@ def file_flock(box):
     path = box.path("flock.lock")
     holder = lock_holder(path, lambda file: fcntl.flock(file, fcntl.LOCK_EX))
     file = open(path, "w")
-    box.begin(file_flock, file=path, holder=holder)
+    yield
+    box.begin(file=path, holder=holder)
     fcntl.flock(file, fcntl.LOCK_EX)  # BLOCKS HERE
 
 
@@ -525,7 +562,8 @@ def file_posix(box):
     path = box.path("posix.lock")
     holder = lock_holder(path, lambda file: fcntl.lockf(file, fcntl.LOCK_EX))
     file = open(path, "w")
-    box.begin(file_posix, file=path, holder=holder)
+    yield
+    box.begin(file=path, holder=holder)
     fcntl.lockf(file, fcntl.LOCK_EX)  # BLOCKS HERE
 
 
@@ -533,7 +571,8 @@ def file_posix(box):
 
 
 def sleep(box):
-    box.begin(sleep)
+    yield
+    box.begin()
     time.sleep(HOLD)  # BLOCKS HERE
 
 
@@ -541,7 +580,8 @@ def sleep_beside_wait(box):
     """Another thread waits for a child, as LiteLLM's does all the time."""
     process = sleeper(HOLD * 2)
     background(process.wait)
-    box.begin(sleep_beside_wait)
+    yield
+    box.begin()
     time.sleep(HOLD)  # BLOCKS HERE
 
 
@@ -549,7 +589,8 @@ def sleep_after_poll(box):
     """One look at a child is no wait for it."""
     process = sleeper(HOLD * 2)
     process.poll()
-    box.begin(sleep_after_poll)
+    yield
+    box.begin()
     time.sleep(HOLD)  # BLOCKS HERE
 
 
@@ -560,20 +601,24 @@ def cpu_json(box):
     text = json.dumps([{"name": f"user {number}", "tags": ["a", "b"], "score": number / 7} for number in range(60_000)])
     # Taking the result apart again takes long, too, and happens on the line of the call.
     frames = at(json.JSONDecoder.raw_decode, "scan_once(") + at(cpu_json, MARK)
-    box.begin(cpu_json, frames)
+    yield
+    box.begin(frames)
     end = time.monotonic() + HOLD
     while time.monotonic() < end: json.loads(text)  # BLOCKS HERE
 
 
 def cpu_regex(box):
     pattern, text = re.compile(r"(a+)+$"), "a" * 21 + "b"
-    box.begin(cpu_regex)
+    yield
+    box.begin()
     end = time.monotonic() + HOLD
     while time.monotonic() < end: pattern.match(text)  # BLOCKS HERE
 
 
 def cpu_python(box):
-    box.begin(cpu_python, at(burn))
+    frames = at(burn)
+    yield
+    box.begin(frames)
     burn(HOLD)  # BLOCKS HERE
 
 
@@ -587,7 +632,9 @@ def use_processor(seconds, at_most):
 
 def starved_quota(box):
     """The harness has set a quota of 3 % of a processor."""
-    box.begin(starved_quota, at(use_processor))
+    frames = at(use_processor)
+    yield
+    box.begin(frames)
     use_processor(0.05, HOLD * 2)  # BLOCKS HERE
 
 
@@ -599,22 +646,26 @@ def starved_crowd(box):
         os.sched_setaffinity(0, {processor})
         os.setpriority(os.PRIO_PROCESS, 0, -20)
         ready()
-        time.sleep(0.1)
+        time.sleep(0.2)
         burn(HOLD)
 
     child(work)
     child(work)
     os.sched_setaffinity(0, {processor})
     os.setpriority(os.PRIO_PROCESS, 0, 19)
-    box.begin(starved_crowd, at(use_processor))
+    frames = at(use_processor)
+    yield
+    box.begin(frames)
     # Once the others are done it would simply compute.
-    use_processor(0.2, HOLD)  # BLOCKS HERE
+    use_processor(0.5, HOLD)  # BLOCKS HERE
 
 
 def starved_poll(box):
     """A neighbour uses up the quota of their common group: the loop cannot even return from its poller."""
     child(lambda ready: (ready(), burn(HOLD * 2)))
-    box.begin(starved_poll, box.polling(), handler=False)
+    frames = box.polling()
+    yield
+    box.begin(frames, handler=False)
     box.end_later(HOLD * 2)
 
 
@@ -623,19 +674,23 @@ def starved_poll(box):
 
 def memory_limit(box):
     """The harness has limited the group's memory to little more than it uses now."""
-    box.begin(memory_limit)
+    yield
+    box.begin()
     bytearray(12 << 20)  # BLOCKS HERE
 
 
 def idle(box):
     """The harness stops the process from outside."""
-    box.begin(idle, box.polling(), handler=False)
+    frames = box.polling()
+    yield
+    box.begin(frames, handler=False)
     box.end_later(HOLD * 2)
 
 
 def unknown_signal(box):
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
-    box.begin(unknown_signal)
+    yield
+    box.begin()
     signal.sigtimedwait([signal.SIGUSR1], HOLD)  # BLOCKS HERE
 
 
@@ -643,7 +698,8 @@ def unknown_eventfd(box):
     """A poller inside the loop's iteration, on something that says nothing of who would wake it."""
     inner = select.epoll()
     inner.register(os.eventfd(0), select.EPOLLIN) if hasattr(os, "eventfd") else inner.register(socket.socketpair()[0])
-    box.begin(unknown_eventfd)
+    yield
+    box.begin()
     inner.poll(HOLD)  # BLOCKS HERE
 
 
@@ -651,7 +707,12 @@ def unknown_eventfd(box):
 
 
 async def handle(case, box):
-    case(box)  # BLOCKS HERE
+    box.prepare(case)
+    steps = case(box)
+    next(steps)
+    # What a case prepares is not part of the iteration that stalls.
+    await asyncio.sleep(0.1)
+    next(steps, None)  # BLOCKS HERE
     if not box.deferred:
         box.end()
 

@@ -56,6 +56,8 @@ pub(super) struct Verdict {
     pub(super) details: Vec<Detail>,
     /// The Python stack, where one has to be shown.
     pub(super) stack: Option<Detail>,
+    /// The agent's lines about it.
+    pub(super) lines: Vec<Value>,
     /// Where the stack is not a criterion, or beyond its innermost frame.
     pub(super) frames: Vec<Detail>,
 }
@@ -81,6 +83,7 @@ pub(super) fn judge(row: &Row, truth: &Truth, lines: &[Line]) -> Verdict {
         details: details(row, truth, cause),
         stack: stack(row, truth, &lines),
         frames: frames(truth, &lines),
+        lines: lines.iter().map(|line| line.value.clone()).collect(),
         named,
         said,
     }

@@ -353,6 +353,7 @@ mod tests {
             first_right_ms: None,
             details: Vec::new(),
             stack: None,
+            lines: Vec::new(),
             frames: Vec::new(),
         };
         Played {

@@ -37,7 +37,7 @@ pub(super) const ROWS: &[Row] = &[
         .alone()
         .everywhere(),
     Row::new("gil_wait", Uvloop, "gil_python", FUTEX).alone(),
-    Row::new("gil_wait", Asyncio, "gil_convoy", FUTEX).alone(),
+    Row::new("gil_wait", Asyncio, "gil_convoy", ANY).alone(),
     Row::new("gil_wait", Asyncio, "gil_poll", FUTEX).alone(),
     Row::new("network_wait", Asyncio, "net_recv_timeout", POLL).everywhere(),
     Row::new("network_wait", Uvloop, "net_recv", &["recvfrom"]),

@@ -15,11 +15,17 @@ use super::lab::Lab;
 use super::row::{Environment, Row, Stage};
 use crate::cmd;
 use crate::litellm::process::{hold, signal_held};
+use crate::litellm::stop;
 use crate::measure::sys::mono_ns;
 use crate::measure::victims::die_with_us;
 
 /// How long the harness's own stalls last; the programs' are as long.
 const HOLD: Duration = Duration::from_millis(1500);
+
+/// A program that has said that its stall begins is back in its poller after this.
+const SETTLE: Duration = Duration::from_millis(200);
+/// The calls that a loop waits in.
+const POLLS: [i64; 2] = [libc::SYS_epoll_wait, libc::SYS_epoll_pwait];
 
 /// This machine cannot make such a stall; that is nobody's mistake.
 #[derive(Debug)]
@@ -100,18 +106,51 @@ impl Scene {
                 // What it does afterwards, with all the memory it wants, is no wait for memory any more.
                 held(|| Ok(()), || cgroup.free_memory())
             }
-            (Stage::Freeze, Some(cgroup)) => held(|| cgroup.freeze(true), || cgroup.freeze(false)),
+            (Stage::Freeze, Some(cgroup)) => {
+                std::thread::sleep(SETTLE);
+                held(|| cgroup.freeze(true), || cgroup.freeze(false))
+            }
             (Stage::Stop, _) => {
                 let process = hold(pid).context("the program is gone")?;
                 let send = |signal| {
                     signal_held(&process, signal);
                     Ok(())
                 };
-                held(|| send(Signal::STOP), || send(Signal::CONT))
+                stop_in_poll(pid, &send)?;
+                held(|| Ok(()), || send(Signal::CONT))
             }
             _ => Ok(None),
         }
     }
+}
+
+/// Stops the process while its loop is idle: where it stands is then known.
+fn stop_in_poll(pid: u32, send: &impl Fn(Signal) -> Result<()>) -> Result<()> {
+    let stopped = stop::wait_for(Duration::from_secs(10), SETTLE, || {
+        std::thread::sleep(SETTLE);
+        send(Signal::STOP)?;
+        let call = || fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+        let is_stopped = || {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.rsplit_once(')')
+                .is_some_and(|(_, after)| after.trim_start().starts_with('T'))
+        };
+        let end = cmd::now() + SETTLE;
+        while !is_stopped() && cmd::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let number: i64 = call()
+            .split_whitespace()
+            .next()
+            .and_then(|word| word.parse().ok())
+            .unwrap_or(-1);
+        if is_stopped() && POLLS.contains(&number) {
+            return Ok(Some(()));
+        }
+        send(Signal::CONT)?;
+        Ok(None)
+    })?;
+    stopped.context("the loop was never idle when it was stopped")
 }
 
 fn held(
