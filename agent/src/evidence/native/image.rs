@@ -132,10 +132,7 @@ impl Image {
             let table = table.as_ref()?;
             let length = u64::try_from(table.range.len()).ok()?;
             let section = Section(Rc::clone(table.mapped.as_ref()?));
-            Some((
-                section,
-                table.address..table.address.checked_add(length)?,
-            ))
+            Some((section, table.address..table.address.checked_add(length)?))
         };
         let (header, header_at) = part(&self.tables.header).unzip();
         let (frames, frames_at) = part(&self.tables.frames).unzip();
