@@ -12,7 +12,7 @@ struct LeftOut {
 
 const NO_EPOLL_PWAIT2: &str = "this kernel has no epoll_pwait2 (Linux 5.11)";
 
-const LIST: [LeftOut; 2] = [
+const LIST: [LeftOut; 3] = [
     LeftOut {
         name: "recognition::loop_epoll_pwait2",
         reason: NO_EPOLL_PWAIT2,
@@ -23,7 +23,17 @@ const LIST: [LeftOut; 2] = [
         reason: NO_EPOLL_PWAIT2,
         here: sys::lacks_epoll_pwait2,
     },
+    LeftOut {
+        name: "javascript::",
+        reason: "this machine has no Node.js (Debian: nodejs)",
+        here: lacks_node,
+    },
 ];
+
+fn lacks_node() -> bool {
+    let mut node = std::process::Command::new("node");
+    node.arg("--version").output().is_err()
+}
 
 /// Takes the tests out that cannot run here, and says which and why.
 pub(crate) fn without(cases: Vec<Case>, quiet: bool) -> Vec<Case> {

@@ -1,4 +1,4 @@
-//! ELF files that are mapped into a process: opened without trusting their paths, mapped once, shared between processes.
+//! ELF files that are mapped into a process: opened without trusting their paths, and shared between processes.
 //!
 //! A file that shrinks while it is mapped here ends this process with SIGBUS: one more reason why it is a disposable one.
 
@@ -10,7 +10,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::rc::{Rc, Weak};
 
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapOptions};
 use object::Endianness;
 use object::elf::{FileHeader64, PF_X, PT_GNU_EH_FRAME, PT_LOAD};
 use object::read::elf::{FileHeader as _, ProgramHeader as _, SectionHeader as _};
@@ -29,7 +29,6 @@ const VDSO_LIMIT: u64 = 64 * 1024;
 pub(super) struct Image {
     /// Kept open: `/proc/self/fd/N` is its path for whoever wants one.
     file: File,
-    whole: Rc<Mmap>,
     segments: Vec<Segment>,
     tables: Tables,
     /// Bytes of debug information.
@@ -45,35 +44,49 @@ struct Segment {
     address: u64,
 }
 
-/// Where the unwinding tables are, in the file and in the address space of the file.
+/// Where the unwinding tables are.
 #[derive(Default)]
 struct Tables {
-    header: Option<(Range<usize>, u64)>,
-    frames: Option<(Range<usize>, u64)>,
-    debug_frames: Option<(Range<usize>, u64)>,
+    header: Option<Table>,
+    frames: Option<Table>,
+    debug_frames: Option<Table>,
 }
 
-/// A part of a mapped file.
+/// A part of the file, and its address in the file's own address space.
 #[derive(Clone)]
-pub(super) struct Section {
-    whole: Rc<Mmap>,
+struct Table {
     range: Range<usize>,
+    address: u64,
+    mapped: Option<Rc<Mmap>>,
 }
+
+/// A mapped part of a file.
+#[derive(Clone)]
+pub(super) struct Section(Rc<Mmap>);
 
 impl Deref for Section {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.whole.get(self.range.clone()).unwrap_or_default()
+        &self.0
     }
 }
 
 impl Image {
     fn new(file: File) -> io::Result<Self> {
-        // SAFETY: nothing here writes to the mapping. Another process may write to the file: what is read from it is not
-        // trusted, and a file that shrinks ends this process, which is made for that.
-        let whole = Rc::new(unsafe { Mmap::map(&file) }?);
-        let (segments, tables, debug_bytes) = layout(&whole).map_err(io::Error::other)?;
+        // The whole only for as long as it takes to find the parts: address space is limited here.
+        let (segments, mut tables, debug_bytes) =
+            layout(&map(&file, None)?).map_err(io::Error::other)?;
+        for table in [
+            &mut tables.header,
+            &mut tables.frames,
+            &mut tables.debug_frames,
+        ]
+        .into_iter()
+        .flatten()
+        {
+            table.mapped = Some(Rc::new(map(&file, Some(&table.range))?));
+        }
         let no_folders: [&Path; 0] = [];
         let symbols = blazesym::symbolize::Symbolizer::builder()
             .enable_auto_reload(false)
@@ -82,7 +95,6 @@ impl Image {
             .build();
         Ok(Self {
             file,
-            whole,
             segments,
             tables,
             debug_bytes,
@@ -116,14 +128,11 @@ impl Image {
 
     /// Unwinding tables, as the unwinder takes them.
     pub(super) fn sections(&self) -> framehop::ExplicitModuleSectionInfo<Section> {
-        let part = |table: &Option<(Range<usize>, u64)>| {
-            let (range, address) = table.clone()?;
-            let length = u64::try_from(range.len()).ok()?;
-            let section = Section {
-                whole: Rc::clone(&self.whole),
-                range,
-            };
-            Some((section, address..address.checked_add(length)?))
+        let part = |table: &Option<Table>| {
+            let table = table.as_ref()?;
+            let length = u64::try_from(table.range.len()).ok()?;
+            let section = Section(Rc::clone(table.mapped.as_ref()?));
+            Some((section, table.address..table.address.checked_add(length)?))
         };
         let (header, header_at) = part(&self.tables.header).unzip();
         let (frames, frames_at) = part(&self.tables.frames).unzip();
@@ -168,7 +177,7 @@ fn layout(data: &[u8]) -> object::read::Result<Layout> {
                 address,
             }),
             PT_GNU_EH_FRAME => {
-                tables.header = range(data, offset, bytes).map(|range| (range, address));
+                tables.header = table(data, offset, bytes, address);
             }
             _ => {}
         }
@@ -179,7 +188,7 @@ fn layout(data: &[u8]) -> object::read::Result<Layout> {
         let name = sections.section_name(endian, section).unwrap_or_default();
         let place = || {
             let (offset, bytes) = section.file_range(endian)?;
-            Some((range(data, offset, bytes)?, section.sh_addr(endian)))
+            table(data, offset, bytes, section.sh_addr(endian))
         };
         match name {
             b".eh_frame" => tables.frames = place(),
@@ -197,29 +206,48 @@ fn layout(data: &[u8]) -> object::read::Result<Layout> {
 }
 
 /// Without section headers: the header of the tables says where they begin, and they end themselves.
-fn frames_of_header(
-    data: &[u8],
-    header: Option<&(Range<usize>, u64)>,
-) -> Option<(Range<usize>, u64)> {
+fn frames_of_header(data: &[u8], header: Option<&Table>) -> Option<Table> {
     /// Relative to itself, signed, 4 bytes: what all linkers write.
     const RELATIVE: u8 = 0x1b;
-    let (place, address) = header?;
-    let bytes = data.get(place.clone())?;
+    let header = header?;
+    let bytes = data.get(header.range.clone())?;
     if *bytes.get(1)? != RELATIVE {
         return None;
     }
     let relative = i32::from_ne_bytes(bytes.get(4..8)?.try_into().ok()?);
     let distance = 4 + i64::from(relative);
-    let start = place
+    let start = header
+        .range
         .start
         .checked_add_signed(isize::try_from(distance).ok()?)?;
-    (start < data.len()).then(|| (start..data.len(), address.wrapping_add_signed(distance)))
+    (start < data.len()).then(|| Table {
+        range: start..data.len(),
+        address: header.address.wrapping_add_signed(distance),
+        mapped: None,
+    })
 }
 
-fn range(data: &[u8], offset: u64, bytes: u64) -> Option<Range<usize>> {
+fn table(data: &[u8], offset: u64, bytes: u64, address: u64) -> Option<Table> {
     let start = usize::try_from(offset).ok()?;
     let end = start.checked_add(usize::try_from(bytes).ok()?)?;
-    (end <= data.len() && start < end).then_some(start..end)
+    (end <= data.len() && start < end).then_some(Table {
+        range: start..end,
+        address,
+        mapped: None,
+    })
+}
+
+/// Maps a file, or a part of it.
+fn map(file: &File, part: Option<&Range<usize>>) -> io::Result<Mmap> {
+    let mut options = MmapOptions::new();
+    if let Some(part) = part {
+        options
+            .offset(u64::try_from(part.start).map_err(io::Error::other)?)
+            .len(part.len());
+    }
+    // SAFETY: nothing here writes to the mapping. Another process may write to the file: what is read from it is not
+    // trusted, and a file that shrinks ends this process, which is made for that.
+    unsafe { options.map(file) }
 }
 
 /// Files that are open already, so that processes which run the same program share them.

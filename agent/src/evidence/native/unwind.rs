@@ -14,8 +14,9 @@ use super::memory::Memory;
 use crate::pipeline::Pid;
 use crate::pipeline::registers::Registers;
 
-/// Files of one process that are opened; frames in further ones have no names.
-const FILES: usize = 48;
+/// Files of one process that are opened; frames in further ones have no names. Each takes two descriptors, and all that are
+/// kept have to fit into what the helper process may have open.
+const FILES: usize = 24;
 
 /// Without BPF.
 const NO_FRAME_POINTER: &str =
@@ -76,18 +77,15 @@ impl Unwinding {
 
     /// Takes in what lies at a mapping.
     pub(super) fn learn(&mut self, pid: Pid, maps: &Maps, mapping: &Mapping, images: &mut Images) {
-        if self.known.contains_key(&mapping.start) {
+        // Code made at run time comes and goes, and has no tables.
+        let is_file = mapping.inode != 0 || mapping.path == "[vdso]";
+        if !is_file || self.known.contains_key(&mapping.start) || self.known.len() >= FILES {
             return;
         }
-        let is_file = mapping.inode != 0 || mapping.path == "[vdso]";
-        let image = if is_file && self.known.len() < FILES {
-            images
-                .of(pid, maps, mapping)
-                .map_err(|error| log::debug!("{} of process {pid}: {error}", mapping.path))
-                .ok()
-        } else {
-            None
-        };
+        let image = images
+            .of(pid, maps, mapping)
+            .map_err(|error| log::debug!("{} of process {pid}: {error}", mapping.path))
+            .ok();
         if let Some(image) = &image
             && let Some(bias) = image.bias(mapping)
         {

@@ -7,12 +7,14 @@ mod command;
 mod guards;
 mod held;
 mod identity;
+mod javascript;
 mod late;
 mod machine;
 mod recognition;
 mod refusals;
 mod reload;
 mod rescue;
+mod stacks;
 
 /// A test.
 pub(crate) struct Case {
@@ -46,12 +48,14 @@ pub(crate) fn all() -> Vec<Case> {
         guards::cases(),
         held::cases(),
         identity::cases(),
+        javascript::cases(),
         late::cases(),
         machine::cases(),
         recognition::cases(),
         refusals::cases(),
         reload::cases(),
         rescue::cases(),
+        stacks::cases(),
     ];
     subjects.into_iter().flatten().collect()
 }

@@ -5,6 +5,7 @@
 
 use anyhow::{Result, bail};
 
+mod calls;
 mod children;
 mod engine;
 mod looper;
@@ -27,6 +28,7 @@ pub(crate) fn play(arguments: &[String]) -> Result<()> {
         ["tracer", pid] => engine::tracer(pid.parse()?),
         ["nest", poller] => engine::nest(poller),
         ["keeper"] => children::keeper(),
+        ["calls", way] => calls::run(way),
         ["pool"] => threads::pool(),
         ["polls-once"] => threads::polls_once(),
         ["exits", status] => {
