@@ -10,6 +10,8 @@ use opentelemetry_proto::tonic::logs::v1::{LogRecord, SeverityNumber};
 
 use super::otlp::attribute;
 use super::registry::Now;
+use super::told;
+use crate::pipeline::redact::without_credentials;
 use crate::pipeline::{ActionNotice, LoopInfo, Mono, Notice, Outcome, StallView};
 
 /// The record of a notice, if it is one that is told as an event.
@@ -167,6 +169,10 @@ fn stall(view: &StallView) -> Vec<KeyValue> {
         ("loopwarden.syscall", &cause.syscall),
         ("loopwarden.peer", &cause.peer),
         ("loopwarden.file", &cause.file),
+        ("loopwarden.holder.executable.name", &cause.holder_exe),
+        ("loopwarden.socket.protocol", &cause.protocol),
+        ("loopwarden.socket.state", &cause.socket_state),
+        ("loopwarden.kernel_function", &cause.kernel_function),
     ];
     attributes.extend(
         texts
@@ -176,7 +182,29 @@ fn stall(view: &StallView) -> Vec<KeyValue> {
     if let Some(pid) = cause.holder_pid {
         attributes.push(int("loopwarden.holder.pid", u64::from(pid.0)));
     }
+    if cause.dns {
+        attributes.push(attribute("loopwarden.dns", Value::BoolValue(true)));
+    }
+    if let Some(by) = cause.starved_by {
+        attributes.push(string("loopwarden.starved_by", by.name()));
+    }
+    if let Some(by) = cause.stopped_by {
+        attributes.push(string("loopwarden.stopped_by", by.name()));
+    }
+    for (kind, part) in &view.shares {
+        attributes.push(attribute(
+            &format!("loopwarden.share.{}", kind.name()),
+            Value::DoubleValue(*part),
+        ));
+    }
     if let Some(child) = &cause.child {
+        if let Some(why) = told::why_wedged(view) {
+            attributes.push(string("loopwarden.child.wedged", &why));
+        }
+        if let Some(signalled) = &child.signalled {
+            attributes.push(string("loopwarden.child.signal", &signalled.signal));
+            attributes.push(int("loopwarden.child.signalled_by", signalled.by.0.into()));
+        }
         attributes.push(int("loopwarden.child.pid", u64::from(child.pid.0)));
         attributes.push(string("loopwarden.child.executable.name", &child.exe));
         attributes.push(string("loopwarden.child.state", &child.state));
@@ -217,22 +245,6 @@ fn int(key: &str, value: u64) -> KeyValue {
 
 fn seconds(key: &str, value: Duration) -> KeyValue {
     attribute(key, Value::DoubleValue(value.as_secs_f64()))
-}
-
-/// `scheme://user:password@host` loses what stands before the `@`.
-fn without_credentials(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(start) = rest.find("://") {
-        let (before, after) = rest.split_at(start + 3);
-        out.push_str(before);
-        let end = after
-            .find(|c: char| c.is_whitespace() || "/?#\"'".contains(c))
-            .unwrap_or(after.len());
-        rest = after[..end].rfind('@').map_or(after, |at| &after[at + 1..]);
-    }
-    out.push_str(rest);
-    out
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! What a loop is stuck on, as lines, journal and metrics show it.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::ids::{NsPid, Pid};
 
 /// Kind of a stall's cause: the words of the contract.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, serde::Deserialize, Default,
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Default,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum CauseKind {
@@ -79,7 +79,7 @@ impl CauseKind {
 }
 
 /// The child a loop waits for.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ChildCause {
     /// Its id on the host.
     pub pid: Pid,
@@ -90,29 +90,29 @@ pub struct ChildCause {
     /// State letter of procfs, spelled out.
     pub state: String,
     /// How long ago the loop's process told it to end.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub told_to_end_ms_ago: Option<f64>,
     /// Who told it to end first, whoever that was.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signalled: Option<Signalled>,
 }
 
 /// A signal that told a process to end.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Signalled {
     /// By whom.
     pub by: Pid,
     /// Basename of the sender's executable, empty if it is no process that is followed.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub by_exe: String,
     /// Which signal.
-    pub signal: &'static str,
+    pub signal: String,
     /// How long ago.
     pub ms_ago: f64,
 }
 
 /// Why a runnable thread gets no CPU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StarvedBy {
     /// Its cgroup, or one above, has used up its quota.
@@ -136,7 +136,7 @@ impl StarvedBy {
 }
 
 /// What holds a thread that is stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StoppedBy {
     /// SIGSTOP or job control.
@@ -160,50 +160,50 @@ impl StoppedBy {
 }
 
 /// Why a loop does not come back.
-#[derive(Debug, Clone, PartialEq, Serialize, Default)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 pub struct Cause {
     /// What kind.
     pub kind: CauseKind,
     /// System call the thread is in.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub syscall: Option<String>,
     /// The child waited for.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub child: Option<ChildCause>,
     /// The other end of the socket.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
     /// The file waited for.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
     /// The process that holds what is waited for.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder_pid: Option<Pid>,
     /// Basename of its executable.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder_exe: Option<String>,
     /// `tcp`, `udp` or `unix`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<String>,
     /// State of the socket, as the kernel names it.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket_state: Option<String>,
     /// The other end answers names: the thread waits for a look-up.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dns: bool,
     /// Why it gets no CPU.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub starved_by: Option<StarvedBy>,
     /// What stopped it.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped_by: Option<StoppedBy>,
     /// Where in the kernel it sleeps, if that is what there is to go by.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel_function: Option<String>,
 }
 
 /// One frame of a stack, innermost first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frame {
     /// Function name.
     pub function: String,

@@ -15,6 +15,7 @@ pub mod interpreter;
 pub mod notice;
 pub mod policy;
 pub mod recognise;
+pub mod redact;
 pub mod refusal;
 pub mod registers;
 
