@@ -4,6 +4,7 @@
 //! decides nothing: no signal depends on it, and the rescue never waits for it. It only reads; nothing in the watched process
 //! changes. What can hang or be hostile (memory, files below `/proc/PID/root`) is read in a disposable process.
 
+mod budget;
 pub mod facts;
 pub mod helper;
 mod interpreters;

@@ -97,7 +97,6 @@ impl Stacks {
     }
 
     /// CPU time of the helper that runs now.
-    #[expect(dead_code, reason = "the budget takes it next")]
     pub(super) fn helper_cpu(&self) -> Duration {
         let read = |id: u32| {
             let text = std::fs::read_to_string(format!("/proc/{id}/schedstat")).ok()?;

@@ -2,17 +2,25 @@
 
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
+
+use super::budget::Budget;
 use super::facts;
+use super::facts::child::{self, Remembered};
 use super::interpreters::Interpreters;
 use super::stacks::{ReadRegisters, Stacks};
 use crate::pipeline::classify::ThreadFacts;
-use crate::pipeline::evidence::Evidence;
+use crate::pipeline::evidence::{Evidence, Missing};
 use crate::pipeline::interpreter::Word;
 use crate::pipeline::{IncidentId, LoopId, Mono, Pid, PidKey};
 
 /// Questions that may wait: a node-wide outage stalls every proxy at once. Further ones are refused, and said to be missing.
 const QUEUE: usize = 256;
+
+/// Evidence that is not there this long after it was asked for is not waited for.
+const DEADLINE: Duration = Duration::from_secs(2);
 
 /// A stall to find out about.
 #[derive(Debug, Clone)]
@@ -25,8 +33,8 @@ pub struct Request {
     pub asked: Mono,
     /// What the quick look saw.
     pub facts: ThreadFacts,
-    /// The child waited for, if it is known.
-    pub child: Option<Pid>,
+    /// The child waited for, if it is known, and the basename of its executable.
+    pub child: Option<(Pid, String)>,
 }
 
 /// A question to the thread.
@@ -36,6 +44,8 @@ pub enum Question {
     Prepare(LoopId),
     /// Find out about a stall.
     Collect(Box<Request>),
+    /// A child was told to end: take down what it has open, which cannot be seen any more when it is ending.
+    Remember(Pid),
     /// A process has ended.
     Forget(Pid),
 }
@@ -78,6 +88,8 @@ impl Collector {
                     clock,
                     stacks: Stacks::new(registers),
                     interpreters: known,
+                    remembered: Remembered::default(),
+                    budget: Budget::default(),
                     answer: Box::new(answer),
                 }
                 .run(&inbox);
@@ -119,6 +131,8 @@ struct Work {
     clock: fn() -> Mono,
     stacks: Stacks,
     interpreters: Interpreters,
+    remembered: Remembered,
+    budget: Budget,
     answer: Box<dyn FnMut(Answer) + Send>,
 }
 
@@ -131,12 +145,13 @@ impl Work {
                     (self.answer)(answer);
                 }
                 Question::Prepare(id) => {
-                    // The rescue's looks need this one first: whose lock a futex is.
                     self.interpreters.look_up(id.process);
                     self.stacks.prepare(id);
                 }
+                Question::Remember(pid) => self.remembered.remember(pid),
                 Question::Forget(pid) => {
                     self.interpreters.forget(pid);
+                    self.remembered.forget(pid);
                     self.stacks.forget(pid);
                 }
             }
@@ -148,8 +163,7 @@ impl Work {
             asked: request.asked,
             ..Evidence::default()
         };
-        evidence.details = facts::details(&request, &mut evidence.missing);
-        self.stacks.collect(request.id, &mut evidence);
+        self.gather(&request, &mut evidence);
         evidence.took = (self.clock)().since(request.asked);
         Answer {
             incident: request.incident,
@@ -158,4 +172,57 @@ impl Work {
             evidence,
         }
     }
+
+    /// Part by part, each only if budget and deadline allow: what is not gathered is said to be missing.
+    fn gather(&mut self, request: &Request, evidence: &mut Evidence) {
+        let before = (thread_cpu(), self.stacks.helper_cpu());
+        if self.may(request, "details", evidence) {
+            self.details(request, evidence);
+            let used = thread_cpu().saturating_sub(before.0).as_micros();
+            log::debug!("details of {} took {used} µs of CPU", request.id.tid);
+        }
+        if self.may(request, "stack", evidence) {
+            self.stacks.collect(request.id, evidence);
+        }
+        // A helper that was replaced meanwhile has used less than the one before: what that used is not known.
+        let after = (thread_cpu(), self.stacks.helper_cpu());
+        let used = after.0.saturating_sub(before.0) + after.1.saturating_sub(before.1);
+        self.budget.spend(used);
+    }
+
+    fn details(&mut self, request: &Request, evidence: &mut Evidence) {
+        evidence.details = facts::details(request, &mut evidence.missing);
+        if let Some((child, exe)) = &request.child {
+            evidence.child = child::detail(
+                *child,
+                request.id.process.pid,
+                exe,
+                &self.remembered,
+                &mut evidence.missing,
+            );
+        }
+    }
+
+    /// Whether a part may be gathered now.
+    fn may(&mut self, request: &Request, what: &str, evidence: &mut Evidence) -> bool {
+        let now = (self.clock)();
+        let why = if now.since(request.asked) > DEADLINE {
+            Some("deadline: it was too late, evidence about other stalls came first")
+        } else {
+            self.budget.refusal(now)
+        };
+        if let Some(why) = why {
+            evidence.missing.push(Missing {
+                what: what.to_owned(),
+                why: why.to_owned(),
+            });
+        }
+        why.is_none()
+    }
+}
+
+/// CPU time of this thread so far.
+fn thread_cpu() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }

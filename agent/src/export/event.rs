@@ -10,6 +10,7 @@ use opentelemetry_proto::tonic::logs::v1::{LogRecord, SeverityNumber};
 
 use super::otlp::attribute;
 use super::registry::Now;
+use super::told;
 use crate::pipeline::redact::without_credentials;
 use crate::pipeline::{ActionNotice, LoopInfo, Mono, Notice, Outcome, StallView};
 
@@ -169,6 +170,10 @@ fn stall(view: &StallView) -> Vec<KeyValue> {
         ("loopwarden.syscall", &cause.syscall),
         ("loopwarden.peer", &cause.peer),
         ("loopwarden.file", &cause.file),
+        ("loopwarden.holder.executable.name", &cause.holder_exe),
+        ("loopwarden.socket.protocol", &cause.protocol),
+        ("loopwarden.socket.state", &cause.socket_state),
+        ("loopwarden.kernel_function", &cause.kernel_function),
     ];
     attributes.extend(
         texts
@@ -178,7 +183,29 @@ fn stall(view: &StallView) -> Vec<KeyValue> {
     if let Some(pid) = cause.holder_pid {
         attributes.push(int("loopwarden.holder.pid", u64::from(pid.0)));
     }
+    if cause.dns {
+        attributes.push(attribute("loopwarden.dns", Value::BoolValue(true)));
+    }
+    if let Some(by) = cause.starved_by {
+        attributes.push(string("loopwarden.starved_by", by.name()));
+    }
+    if let Some(by) = cause.stopped_by {
+        attributes.push(string("loopwarden.stopped_by", by.name()));
+    }
+    for (kind, part) in &view.shares {
+        attributes.push(attribute(
+            &format!("loopwarden.share.{}", kind.name()),
+            Value::DoubleValue(*part),
+        ));
+    }
     if let Some(child) = &cause.child {
+        if let Some(why) = told::why_wedged(view) {
+            attributes.push(string("loopwarden.child.wedged", &why));
+        }
+        if let Some(signalled) = &child.signalled {
+            attributes.push(string("loopwarden.child.signal", &signalled.signal));
+            attributes.push(int("loopwarden.child.signalled_by", signalled.by.0.into()));
+        }
         attributes.push(int("loopwarden.child.pid", u64::from(child.pid.0)));
         attributes.push(string("loopwarden.child.executable.name", &child.exe));
         attributes.push(string("loopwarden.child.state", &child.state));

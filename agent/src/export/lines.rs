@@ -6,10 +6,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 
+use super::told;
 use crate::pipeline::stamp::{Stamp, Tied, millis};
 use crate::pipeline::{
-    ActionNotice, Cause, CauseKind, EndedBy, LoopId, LoopInfo, LoopTotals, Mono, Notice, Outcome,
-    Pid, StallView, StarvedBy, StoppedBy,
+    ActionNotice, CauseKind, EndedBy, LoopId, LoopInfo, LoopTotals, Mono, Notice, Outcome, Pid,
+    StallView,
 };
 
 /// The wall clock, tied to the clock of the events.
@@ -110,7 +111,7 @@ impl Lines {
                 line.insert("rescued".into(), json!(rescued));
                 line.insert("ended_by".into(), json!(ended_by));
                 if !view.shares.is_empty() {
-                    line.insert("shares".into(), shares(view));
+                    line.insert("shares".into(), told::shares(view));
                 }
                 Value::Object(line)
             }
@@ -182,7 +183,7 @@ impl Lines {
                     "{} STALLED for {}: {}",
                     name(info),
                     busy(view),
-                    cause(&view.cause)
+                    told::text(view)
                 ),
             ),
             Notice::StallUpdated { info, view } => (
@@ -191,7 +192,7 @@ impl Lines {
                     "{} stalled for {}: {}",
                     name(info),
                     busy(view),
-                    cause(&view.cause)
+                    told::text(view)
                 ),
             ),
             Notice::Action { info, action } => (action.at, action_text(info, action)),
@@ -214,7 +215,7 @@ impl Lines {
                         "{} after {}: {end} ({})",
                         name(info),
                         busy(view),
-                        cause(&view.cause)
+                        told::text(view)
                     ),
                 )
             }
@@ -276,7 +277,7 @@ fn stall(kind: &str, info: &LoopInfo, view: &StallView, clock: WallClock) -> Map
     if view.busy_is_lower_bound {
         line.insert("busy_is_lower_bound".into(), json!(true));
     }
-    line.insert("cause".into(), json!(view.cause));
+    line.insert("cause".into(), told::json(view));
     if let Some(evidence) = &view.evidence {
         if let Some(stack) = &evidence.stack {
             line.insert("stack".into(), json!(stack.frames));
@@ -286,16 +287,6 @@ fn stall(kind: &str, info: &LoopInfo, view: &StallView, clock: WallClock) -> Map
         }
     }
     line
-}
-
-/// Parts of a mixed stall, to three digits.
-fn shares(view: &StallView) -> Value {
-    let rounded = |part: f64| (part * 1000.0).round() / 1000.0;
-    let parts = view
-        .shares
-        .iter()
-        .map(|(kind, part)| (kind.name().to_owned(), json!(rounded(*part))));
-    Value::Object(parts.collect())
 }
 
 fn action_line(info: &LoopInfo, action: &ActionNotice, clock: WallClock) -> Map<String, Value> {
@@ -341,52 +332,6 @@ fn busy(view: &StallView) -> String {
         ""
     };
     format!("{bound}{:.1} ms", millis::of(view.busy))
-}
-
-fn cause(cause: &Cause) -> String {
-    let mut text = cause.kind.name().to_owned();
-    if let Some(by) = cause.starved_by {
-        let why = match by {
-            StarvedBy::CgroupQuota => "throttled by its cgroup's quota",
-            StarvedBy::Competition => "others have its CPU, though CPUs are idle",
-            StarvedBy::BusyMachine => "no CPU of the machine is idle",
-        };
-        let _ = write!(text, ": {why}");
-    }
-    if let Some(by) = cause.stopped_by {
-        let what = match by {
-            StoppedBy::Signal => "by a signal",
-            StoppedBy::Tracer => "by a debugger",
-            StoppedBy::Freezer => "frozen by its cgroup",
-        };
-        let _ = write!(text, ": {what}");
-    }
-    if let Some(syscall) = &cause.syscall {
-        let _ = write!(text, " in {syscall}");
-    }
-    if cause.dns {
-        text.push_str(" for a name look-up");
-    }
-    if let Some(peer) = &cause.peer {
-        let _ = write!(text, " on {peer}");
-        if let Some(state) = &cause.socket_state {
-            let _ = write!(text, " ({state})");
-        }
-    }
-    if let Some(file) = &cause.file {
-        let _ = write!(text, " on {file}");
-    }
-    if let Some(pid) = cause.holder_pid {
-        let exe = cause.holder_exe.as_deref().unwrap_or("process");
-        let _ = write!(text, ", held by {exe}[{pid}]");
-    }
-    if let Some(child) = &cause.child {
-        let _ = write!(text, " on {}[{}] ({})", child.exe, child.pid, child.state);
-        if let Some(ago) = child.told_to_end_ms_ago {
-            let _ = write!(text, ", told to end {ago:.0} ms ago");
-        }
-    }
-    text
 }
 
 fn action_text(info: &LoopInfo, action: &ActionNotice) -> String {

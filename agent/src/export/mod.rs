@@ -26,6 +26,7 @@ mod shared;
 pub mod source;
 pub mod text;
 mod tls;
+mod told;
 pub mod transport;
 
 pub use exporter::{Exporter, NoticeSender, StartError};

@@ -112,7 +112,7 @@ pub struct Signalled {
 }
 
 /// Why a runnable thread gets no CPU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StarvedBy {
     /// Its cgroup, or one above, has used up its quota.
@@ -136,7 +136,7 @@ impl StarvedBy {
 }
 
 /// What holds a thread that is stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StoppedBy {
     /// SIGSTOP or job control.

@@ -63,6 +63,31 @@ pub struct SocketDetail {
     pub unacknowledged_bytes: Option<u64>,
 }
 
+impl SocketDetail {
+    /// Closed by its process, and not yet let go by the other end.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        matches!(
+            self.state.as_deref(),
+            Some("FIN_WAIT1" | "CLOSING" | "LAST_ACK")
+        )
+    }
+
+    /// What says most about a process that does not end comes first: a close that is not answered, then bytes that are
+    /// not, then a connection that does not come about, then the rest.
+    #[must_use]
+    pub fn rank(&self) -> u8 {
+        let waits = self.unacknowledged_bytes.is_some_and(|bytes| bytes > 0);
+        match self.state.as_deref() {
+            _ if self.is_closing() => 0,
+            _ if waits => 1,
+            Some("SYN_SENT") => 2,
+            Some("FIN_WAIT2" | "CLOSE_WAIT") => 3,
+            _ => 4,
+        }
+    }
+}
+
 /// A process or thread that holds something.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {

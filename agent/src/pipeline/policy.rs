@@ -318,7 +318,6 @@ pub fn awaited_cause(facts: &WaitFacts, now: Mono) -> Option<ChildCause> {
         told_to_end_ms_ago: child
             .told
             .map(|told| now.since(told).as_secs_f64() * 1000.0),
-        // No decision depends on who it was.
         signalled: None,
     })
 }

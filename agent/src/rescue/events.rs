@@ -1,6 +1,7 @@
 //! What the kernel reports, taken in.
 
 use super::{chronicle, sentinel::Sentinel};
+use crate::evidence;
 use crate::kernel::clock;
 use crate::pipeline::event::{KernelEvent, What};
 use crate::pipeline::family::TELLING;
@@ -62,8 +63,20 @@ impl Sentinel {
             What::Signalled { signal, .. } if TELLING.contains(signal) => {
                 // It may be an engine that nobody but a main thread that is no loop waits for.
                 self.unshown_due = Mono::default();
+                self.child_told(event);
             }
             What::Forked { .. } | What::Exited { .. } | What::Signalled { .. } => {}
+        }
+    }
+
+    /// A child that was told to end: when it is ending, what keeps it cannot be seen any more.
+    fn child_told(&mut self, event: &KernelEvent) {
+        let told = self.family.get(event.pid).filter(|process| {
+            let first = process.first_told.is_some_and(|told| told.at == event.at);
+            first && self.family.get(process.parent).is_some()
+        });
+        if told.is_some() {
+            self.tell_collector(evidence::Question::Remember(event.pid));
         }
     }
 

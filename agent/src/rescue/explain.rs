@@ -50,7 +50,10 @@ impl Sentinel {
             id: watched.id,
             asked: now,
             facts: facts.clone(),
-            child: facts.child.as_ref().map(|child| child.pid),
+            child: facts
+                .child
+                .as_ref()
+                .map(|child| (child.pid, child.exe.clone())),
         };
         stall.asked = Some(now);
         stall.ask_again = false;
@@ -114,7 +117,14 @@ impl Sentinel {
         } else {
             stall.ask_again = true;
         }
-        stall.evidence = Some(Arc::new(answer.evidence));
+        let evidence = Arc::new(answer.evidence);
+        let kind = match classify(&answer.about).kind {
+            // A look at one moment does not show it; the cause may be known by now.
+            CauseKind::Unknown => stall.cause.kind,
+            kind => kind,
+        };
+        stall.evidence_of.insert(kind, evidence.clone());
+        stall.evidence = Some(evidence);
         let view = view_of(stall, now);
         if let (Some(info), true) = (info, news) {
             self.tell(Notice::StallUpdated { info, view });
@@ -128,16 +138,14 @@ impl Sentinel {
             (None, Some(_), _) => "the stall ended before it was gathered",
             (None, None, true) => "budget: evidence about one loop is gathered once a second",
         };
-        {
-            let missing = vec![Missing {
-                what: "evidence".into(),
-                why: why.into(),
-            }];
-            stall.evidence = Some(Arc::new(Evidence {
-                missing,
-                ..Evidence::default()
-            }));
-        }
+        let missing = vec![Missing {
+            what: "evidence".into(),
+            why: why.into(),
+        }];
+        stall.evidence = Some(Arc::new(Evidence {
+            missing,
+            ..Evidence::default()
+        }));
     }
 
     /// A process has ended.

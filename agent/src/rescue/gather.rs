@@ -146,6 +146,18 @@ impl Sentinel {
         }
     }
 
+    /// Who told a process to end first, as a cause shows it.
+    pub(super) fn signalled(&self, pid: Pid, now: Mono) -> Option<Signalled> {
+        let told = self.family.get(pid)?.first_told?;
+        let sender = self.family.get(told.by);
+        Some(Signalled {
+            by: told.by,
+            by_exe: sender.map(|sender| sender.exe.clone()).unwrap_or_default(),
+            signal: told.name().to_owned(),
+            ms_ago: now.since(told.at).as_secs_f64() * 1000.0,
+        })
+    }
+
     /// The child a loop waits for, as its cause shows it.
     pub(super) fn child_cause(&self, watched: &Loop, now: Mono) -> Option<ChildCause> {
         let episode = watched.episode.as_ref()?;
@@ -189,21 +201,6 @@ impl Sentinel {
                 .told
                 .map(|told| now.since(told).as_secs_f64() * 1000.0),
             signalled: self.signalled(child.key.pid, now),
-        })
-    }
-
-    /// Who told a child to end first.
-    pub(super) fn signalled(&self, child: Pid, now: Mono) -> Option<Signalled> {
-        let told = self.family.get(child)?.first_told?;
-        Some(Signalled {
-            by: told.by,
-            by_exe: self
-                .family
-                .get(told.by)
-                .map(|sender| sender.exe.clone())
-                .unwrap_or_default(),
-            signal: told.name().to_owned(),
-            ms_ago: now.since(told.at).as_secs_f64() * 1000.0,
         })
     }
 }

@@ -62,7 +62,7 @@ pub(super) fn look(
     let quiet = accounts.quiet(now).unwrap_or_default();
     let facts = ThreadFacts {
         state,
-        waits: waits(reading, &doing, quiet, computes) || polls_pidfd(reading, &known),
+        waits: still_waits(reading, &doing, quiet, computes) || polls_pidfd(reading, &known),
         doing,
         kernel_function,
         child: known.child,
@@ -83,15 +83,22 @@ fn polls_pidfd(reading: &Reading, known: &Known<'_>) -> bool {
     reading.wait.is_none() && reading.nested.is_some() && known.child.is_some()
 }
 
-/// In a wait call, or between two of several: one look with WNOHANG is no wait, and neither are several that are long over.
-fn waits(reading: &Reading, doing: &Doing, quiet: Duration, computes: bool) -> bool {
-    let Some(wait) = reading.wait else {
+/// In a wait call, or between two of several: one look with WNOHANG is no wait.
+pub(super) fn waits(reading: &Reading) -> bool {
+    reading
+        .wait
+        .is_some_and(|wait| wait.calls > 1 || (wait.call.is_some() && !wait.options.polls()))
+}
+
+/// The same, and several looks that are long over are no wait either.
+fn still_waits(reading: &Reading, doing: &Doing, quiet: Duration, computes: bool) -> bool {
+    let Some(wait) = reading.wait.filter(|_| waits(reading)) else {
         return false;
     };
     if wait.call.is_some() && !wait.options.polls() {
         return true;
     }
-    if wait.calls < 2 || quiet > NAPS_ARE_SHORTER {
+    if quiet > NAPS_ARE_SHORTER {
         return false;
     }
     match doing {
@@ -251,7 +258,7 @@ mod tests {
         ];
         for (reading, doing, quiet, expected) in table {
             assert_eq!(
-                waits(&reading, &doing, quiet, doing == Doing::Running),
+                still_waits(&reading, &doing, quiet, doing == Doing::Running),
                 expected,
                 "{:?} {doing:?} {quiet:?}",
                 reading.wait

@@ -1,6 +1,6 @@
 //! State of one watched thread: candidate or loop, its open stall, its wait episode.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use crate::pipeline::event::{Awaited, Poller, Reading, WaitOptions};
 use crate::pipeline::recognise::Candidate;
 use crate::pipeline::story::EpisodeStory;
 use crate::pipeline::{
-    Cause, ChildCause, Evidence, IncidentId, LoopId, LoopInfo, Mono, Pid, Refusal, Signal,
+    Cause, CauseKind, ChildCause, Evidence, IncidentId, LoopId, LoopInfo, Mono, Pid, Refusal,
+    Signal,
 };
 
 /// A thread with a record.
@@ -65,6 +66,8 @@ pub(super) struct Stall {
     pub(super) facts: ThreadFacts,
     /// What the evidence thread found.
     pub(super) evidence: Option<Arc<Evidence>>,
+    /// What it found while the loop was stuck on each kind, as far as it differs.
+    pub(super) evidence_of: BTreeMap<CauseKind, Arc<Evidence>>,
     /// When it was asked, while its answer is due.
     pub(super) asked: Option<Mono>,
     /// What it found is about something else by now: it is to be asked again.

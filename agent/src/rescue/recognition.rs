@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::look::away_since;
+use super::look::{away_since, waits};
 use super::loops::Loop;
 use super::sentinel::Sentinel;
 use crate::evidence::Question;
 use crate::kernel::thread_call::{ThreadCall, thread_call};
 use crate::kernel::{clock, syscalls};
-use crate::pipeline::event::{PollClass, Poller, Reading};
+use crate::pipeline::event::{PollClass, Poller};
 use crate::pipeline::recognise::{Recognised, recognise};
 use crate::pipeline::{EndedBy, LoopInfo, Mode, Mono, Notice, Pid, Tid};
 
@@ -183,11 +183,4 @@ fn poller(watched: &Loop, own: Poller, now: Mono) -> Option<&'static str> {
     }
     let name = syscalls::known(number).filter(|name| name.contains(class));
     Some(name.unwrap_or(class))
-}
-
-/// In a wait call, or between two of several: one look with WNOHANG is no wait.
-fn waits(reading: &Reading) -> bool {
-    reading
-        .wait
-        .is_some_and(|wait| wait.calls > 1 || (wait.call.is_some() && !wait.options.polls()))
 }

@@ -1,5 +1,6 @@
 //! Recognising loops, and opening, updating and closing their stalls.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::accounts::Accounts;
@@ -131,6 +132,7 @@ impl Sentinel {
             unknown: 0,
             facts: facts.clone(),
             evidence: None,
+            evidence_of: BTreeMap::new(),
             asked: None,
             ask_again: false,
             strikes: Vec::new(),
@@ -280,6 +282,10 @@ impl Sentinel {
         if let Some((cause, seen)) = acted.or_else(|| stall.shares.largest()) {
             stall.cause = cause;
             stall.cause_at = seen;
+        }
+        // The stack of what it was mostly about, not of what came last.
+        if let Some(evidence) = stall.evidence_of.remove(&stall.cause.kind) {
+            stall.evidence = Some(evidence);
         }
         Self::unexplained(&mut stall);
         let mut view = view_of(&stall, at);

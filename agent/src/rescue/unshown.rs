@@ -331,7 +331,7 @@ fn view(incident: IncidentId, cause: Cause, since: Mono, at: Mono) -> StallView 
         // The wait is older than the first look that saw it.
         busy_is_lower_bound: true,
         cause,
-        shares: Vec::new(),
         evidence: None,
+        shares: Vec::new(),
     }
 }

@@ -1,7 +1,7 @@
 //! The other end of a socket, from the tables of the process's network namespace.
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::pipeline::Pid;
@@ -43,43 +43,72 @@ impl Table {
     }
 }
 
+/// A line of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// 0 once no process has it any more.
+    pub(super) inode: u64,
+    pub(super) local: SocketAddr,
+    pub(super) remote: SocketAddr,
+    pub(super) detail: SocketDetail,
+}
+
 /// The socket with this inode, in the network namespace of the process; `None` if no table lists it.
-pub fn find(pid: Pid, inode: u64) -> std::io::Result<Option<SocketDetail>> {
+pub fn find(pid: Pid, inode: u64) -> io::Result<Option<SocketDetail>> {
+    let mut found = None;
+    scan(&format!("/proc/{pid}"), &mut |entry| {
+        if entry.inode == inode {
+            found = Some(entry.detail);
+        }
+        found.is_some()
+    })?;
+    Ok(found)
+}
+
+/// Goes through the tables of a network namespace, of the process or thread at `place`, until `take` has enough.
+pub(super) fn scan(place: &str, take: &mut dyn FnMut(Entry) -> bool) -> io::Result<()> {
     for table in Table::ALL {
-        let path = format!("/proc/{pid}/net/{}", table.name());
+        let path = format!("{place}/net/{}", table.name());
         let file = match File::open(&path) {
             Ok(file) => file,
             // A kernel without IPv6 has no such table.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => {
-                return Err(std::io::Error::new(
+                return Err(io::Error::new(
                     error.kind(),
                     format!("{path} could not be read: {error}"),
                 ));
             }
         };
         for line in BufReader::new(file.take(MAX_BYTES)).lines() {
-            if let Some(socket) = parse(&line?, table, inode) {
-                return Ok(Some(socket));
+            if let Some(entry) = parse(&line?, table)
+                && take(entry)
+            {
+                return Ok(());
             }
         }
     }
-    Ok(None)
+    Ok(())
 }
 
-fn parse(line: &str, table: Table, inode: u64) -> Option<SocketDetail> {
-    let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-    if fields.get(9)?.parse() != Ok(inode) {
-        return None;
-    }
-    let (sent, _) = fields.get(4)?.split_once(':')?;
-    let peer = address(fields.get(2)?)?;
-    let state = state(u8::from_str_radix(fields.get(3)?, 16).ok()?);
-    Some(SocketDetail {
-        protocol: table.protocol().to_owned(),
-        peer: (peer.port() != 0).then(|| peer.to_string()),
-        state: (table.protocol() == "tcp").then(|| state.to_owned()),
-        unacknowledged_bytes: u64::from_str_radix(sent, 16).ok(),
+fn parse(line: &str, table: Table) -> Option<Entry> {
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    let local = address(fields.next()?)?;
+    let remote = address(fields.next()?)?;
+    let state = state(u8::from_str_radix(fields.next()?, 16).ok()?);
+    let (sent, _) = fields.next()?.split_once(':')?;
+    let unacknowledged_bytes = u64::from_str_radix(sent, 16).ok();
+    let inode = fields.nth(4)?.parse().ok()?;
+    Some(Entry {
+        inode,
+        local,
+        remote,
+        detail: SocketDetail {
+            protocol: table.protocol().to_owned(),
+            peer: (remote.port() != 0).then(|| remote.to_string()),
+            state: (table.protocol() == "tcp").then(|| state.to_owned()),
+            unacknowledged_bytes,
+        },
     })
 }
 
@@ -133,11 +162,12 @@ mod tests {
     #[test]
     fn a_line_of_the_table_is_a_socket() {
         let line = "   1: 0100007F:A1B2 0500000A:1538 04 0000002A:00000000 01:00000014 00000000     0        0 4242 1 0000000000000000 20 4 30 10 -1";
-        let socket = parse(line, Table::Tcp, 4242).unwrap();
-        assert_eq!(socket.peer.as_deref(), Some("10.0.0.5:5432"));
-        assert_eq!(socket.state.as_deref(), Some("FIN_WAIT1"));
-        assert_eq!(socket.unacknowledged_bytes, Some(42));
-        assert_eq!(parse(line, Table::Tcp, 4243), None);
+        let entry = parse(line, Table::Tcp).unwrap();
+        assert_eq!(entry.inode, 4242);
+        assert_eq!(entry.local.to_string(), "127.0.0.1:41394");
+        assert_eq!(entry.detail.peer.as_deref(), Some("10.0.0.5:5432"));
+        assert_eq!(entry.detail.state.as_deref(), Some("FIN_WAIT1"));
+        assert_eq!(entry.detail.unacknowledged_bytes, Some(42));
         let mapped = "0000000000000000FFFF00000100007F:0050";
         assert_eq!(address(mapped).unwrap().to_string(), "127.0.0.1:80");
         for bad in [
@@ -146,7 +176,7 @@ mod tests {
             "  1: zz:1 0:0 01 0:0 0 0 0 0 4242",
             "sl local_address",
         ] {
-            assert_eq!(parse(bad, Table::Tcp, 4242), None, "{bad}");
+            assert_eq!(parse(bad, Table::Tcp), None, "{bad}");
         }
     }
 }
