@@ -1,4 +1,5 @@
-// Stalls of Node.js, each with the truth about it: `stalls.cjs CASE FOLDER`. The protocol is that of stalls.py.
+// Stalls of Node.js, each with the truth about it: `stalls.cjs CASE FOLDER`. The protocol is that of stalls.py. A case prepares its
+// stall up to its `yield`.
 'use strict'
 
 const { execFileSync, execSync, spawn } = require('node:child_process')
@@ -25,7 +26,8 @@ function end () {
 }
 
 const cases = {
-  node_busy () {
+  * node_busy () {
+    yield
     begin()
     let number = 0
     const end = performance.now() + HOLD
@@ -34,29 +36,33 @@ const cases = {
   },
 
   // Node waits for the child's end with a loop of its own, made for this one call.
-  node_exec_sync () {
+  * node_exec_sync () {
+    yield
     begin({ holder_is_only_child: true, child_is_only_child: true })
     execSync(`exec sleep ${HOLD / 1000}`)
   },
 
-  node_read_fifo () {
+  * node_read_fifo () {
     const fifo = path.join(folder, 'fifo')
     execFileSync('mkfifo', [fifo])
     const writer = spawn('sh', ['-c', `exec sleep ${HOLD / 1000} > '${fifo}'`], { stdio: 'ignore' })
     const file = fs.openSync(fifo, 'r')
+    yield
     begin({ holder: writer.pid, file: fifo })
     fs.readSync(file, Buffer.alloc(1))
   },
 
-  node_atomics () {
+  * node_atomics () {
     const cell = new Int32Array(new SharedArrayBuffer(4))
+    yield
     begin()
     Atomics.wait(cell, 0, 0, HOLD)
   },
 
-  node_read_slow () {
+  * node_read_slow () {
     const file = path.join(folder, 'slow/file')
     const fd = fs.openSync(file, 'r')
+    yield
     begin({ file })
     fs.readSync(fd, Buffer.alloc(16))
   }
@@ -64,8 +70,13 @@ const cases = {
 
 setInterval(() => {}, 20)
 process.stdin.on('data', () => {
-  cases[name]()
-  end()
+  const steps = cases[name]()
+  steps.next()
+  // What a case prepares is not part of the iteration that stalls.
+  setTimeout(() => {
+    steps.next()
+    end()
+  }, 100)
 })
 process.stdin.on('end', () => process.exit(0))
 say(JSON.stringify({ ready: true, pid: process.pid }))

@@ -30,6 +30,8 @@ pub(super) struct Program {
     lines: Receiver<String>,
     /// As the harness, and the agent, see it.
     pub(super) pid: u32,
+    /// As it sees itself.
+    own_pid: u32,
 }
 
 #[derive(Debug, serde::Deserialize)]
@@ -69,6 +71,7 @@ impl Program {
         });
         let mut program = Self {
             pid: child.id(),
+            own_pid: child.id(),
             child,
             stdin,
             lines,
@@ -77,6 +80,7 @@ impl Program {
             .read()
             .with_context(|| cmd::tail(&fs::read_to_string(&errors).unwrap_or_default(), 10))
             .context("the program did not start")?;
+        program.own_pid = ready.pid;
         program.pid = program
             .find(ready.pid)
             .context("the program's process is not to be found")?;
@@ -150,6 +154,8 @@ impl Drop for Program {
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // Of Node.js; in a root of its own it went with the root.
+        let _ = fs::remove_file(format!("/tmp/perf-{}.map", self.own_pid));
     }
 }
 
@@ -226,7 +232,13 @@ fn own_words(lab: &Lab, row: &Row, folder: &Path, inside: bool) -> Vec<OsString>
             file("stalls.py"),
             row.runtime.name().into(),
         ],
-        Runtime::Node => vec![PathBuf::clone(&lab.node).into(), file("stalls.cjs")],
+        // With a perf map, so that its frames have names.
+        Runtime::Node => vec![
+            PathBuf::clone(&lab.node).into(),
+            "--perf-basic-prof".into(),
+            "--interpreted-frames-native-stack".into(),
+            file("stalls.cjs"),
+        ],
         Runtime::Native => vec![file("stalls")],
     };
     words.extend([row.case.into(), folder.into()]);
