@@ -202,7 +202,8 @@ fn command(
     let own = if inside { Path::new("/app") } else { folder };
     words.extend(own_words(lab, row, own, inside));
     let mut command = Command::new(&words[0]);
-    command.args(&words[1..]);
+    // What it drops (a log of V8) goes with its folder.
+    command.args(&words[1..]).current_dir(folder);
     if inside {
         // The same Python where only the program's own root leads.
         let version = &lab.python_version;
