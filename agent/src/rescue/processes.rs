@@ -57,8 +57,11 @@ impl Sentinel {
             });
             return;
         }
-        self.family
-            .insert(Process::found(key, stat.parent, target, true));
+        let mut process = Process::found(key, stat.parent, target, true);
+        // The scout may be busy when the process turns out to be a loop, which is told with its name. Reading this link
+        // asks the kernel's memory only: it cannot hang on a file system.
+        process.exe = proc::exe_name(pid).unwrap_or_default();
+        self.family.insert(process);
         self.ask(Question::Look {
             pid,
             target,

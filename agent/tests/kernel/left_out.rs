@@ -1,6 +1,7 @@
 //! What cannot run on a machine is left out by name, in this one list, and every run says so.
 
 use crate::cases::Case;
+use crate::harness::cgroup;
 use crate::sys;
 
 struct LeftOut {
@@ -12,7 +13,7 @@ struct LeftOut {
 
 const NO_EPOLL_PWAIT2: &str = "this kernel has no epoll_pwait2 (Linux 5.11)";
 
-const LIST: [LeftOut; 3] = [
+const LIST: [LeftOut; 4] = [
     LeftOut {
         name: "recognition::loop_epoll_pwait2",
         reason: NO_EPOLL_PWAIT2,
@@ -27,6 +28,11 @@ const LIST: [LeftOut; 3] = [
         name: "javascript::",
         reason: "this machine has no Node.js (Debian: nodejs)",
         here: lacks_node,
+    },
+    LeftOut {
+        name: "held::engine_in_a_frozen_cgroup_of_version_1",
+        reason: "no freezer of cgroup version 1 is mounted",
+        here: || !cgroup::has_version_1("freezer"),
     },
 ];
 

@@ -1,14 +1,15 @@
-//! Engines that cannot end because they are held: stopped, frozen, traced, or a leader that ended before its threads.
-
-use std::path::PathBuf;
+//! Engines that cannot end because they are held: stopped, frozen, traced, or a leader that ended before its threads; and
+//! loops that are throttled.
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::Case;
-use crate::harness::scene::Scene;
+use crate::harness::cgroup::Cgroup;
+use crate::harness::line::Line;
+use crate::harness::scene::{ENFORCE, Scene};
 use crate::harness::shared::Grace;
 use crate::harness::victim::Victim;
-use crate::harness::{ENGINE, HELPER, alive};
+use crate::harness::{ENGINE, HELPER, alive, limit};
 use crate::sys;
 
 pub(super) fn cases() -> Vec<Case> {
@@ -16,7 +17,13 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("held::dead_leader_with_a_live_thread", dead_leader),
         Case::new("held::stopped_engine", stopped),
         Case::new("held::another_stopped_child", another_stopped),
-        Case::new("held::engine_in_a_frozen_cgroup", frozen),
+        Case::new("held::engine_in_a_frozen_cgroup", || {
+            frozen(Cgroup::version_2)
+        }),
+        Case::new("held::engine_in_a_frozen_cgroup_of_version_1", || {
+            frozen(|name| Cgroup::version_1("freezer", name))
+        }),
+        Case::new("held::throttled_loop", throttled),
         Case::new("held::traced_engine", traced),
         Case::new("held::zombie_kept_by_its_tracer", zombie),
     ]
@@ -73,12 +80,12 @@ fn another_stopped() -> Result<()> {
 }
 
 /// The same for a frozen cgroup.
-fn frozen() -> Result<()> {
+fn frozen(make: impl FnOnce(&str) -> Result<Cgroup>) -> Result<()> {
     let mut scene = Scene::enforcing(Grace::Usual)?;
     scene.add_bystanders()?;
     let engine = scene.add_wedged_engine()?;
-    let cgroup = Cgroup::make(&format!("loopwarden-test-{engine}"))?;
-    cgroup.write("cgroup.procs", &engine.to_string())?;
+    let cgroup = make(&format!("loopwarden-test-{engine}"))?;
+    cgroup.take(engine)?;
     cgroup.freeze(true)?;
     scene.victim.wait_for("engine", "wait4")?;
     scene.refusal("frozen")?;
@@ -92,51 +99,52 @@ fn frozen() -> Result<()> {
     scene.end(&[(engine, "SIGKILL")]).map(|_| ())
 }
 
-/// A cgroup of the test's own, below the one the test runs in.
-struct Cgroup(PathBuf);
-
-impl Cgroup {
-    fn make(name: &str) -> Result<Self> {
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
-        let mount = mounts
-            .lines()
-            .find(|line| line.contains(" - cgroup2 "))
-            .and_then(|line| line.split_whitespace().nth(4))
-            .context("no cgroup2 is mounted")?;
-        let own = std::fs::read_to_string("/proc/self/cgroup")?;
-        let own = own
-            .lines()
-            .find_map(|line| line.strip_prefix("0::/"))
-            .context("no cgroup of version 2")?;
-        let path = PathBuf::from(mount).join(own).join(name);
-        std::fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
-        Ok(Self(path))
+/// The loop's cgroup is throttled for most of the wait: that time does not count.
+fn throttled() -> Result<()> {
+    let victim = Victim::start(&["loop", "epoll_wait"])?;
+    let cgroup = Cgroup::with_cpu(&format!("loopwarden-test-{}", victim.pid))?;
+    cgroup.take(victim.pid)?;
+    let grace = format!("{}ms", Grace::Usual.ms());
+    let mut scene = Scene::with(victim, &[&ENFORCE[..], &["--grace", &grace]].concat())?;
+    let engine = scene.add_wedged_engine()?;
+    // A loop that waits uses no CPU; what shares its quota does.
+    let burner = Victim::start(&["burner"])?;
+    cgroup.take(burner.pid)?;
+    cgroup.limit_to_percent(5)?;
+    let from = scene.victim.wait_for("engine", "wait4")?;
+    // The agent has begun to count by now.
+    scene.stall("child_wait")?;
+    let before = cgroup.throttled_ns()?;
+    let pid = scene.victim.pid;
+    let mut readings = vec![(sys::mono_ns(), before)];
+    let over = |line: &Line| line.is("stall_closed", pid) && line.is_true("/rescued");
+    let end = from + u64::try_from(limit().as_nanos())?;
+    while !scene.watch.seen().iter().any(over) {
+        ensure!(sys::mono_ns() < end, "no rescue, throttled or not");
+        readings.push((sys::mono_ns(), cgroup.throttled_ns()?));
+        scene.watch.linger(20)?;
     }
-
-    fn write(&self, file: &str, text: &str) -> Result<()> {
-        let path = self.0.join(file);
-        std::fs::write(&path, text)
-            .with_context(|| format!("cannot write {text} to {}", path.display()))
-    }
-
-    fn freeze(&self, frozen: bool) -> Result<()> {
-        let digit = if frozen { "1" } else { "0" };
-        self.write("cgroup.freeze", digit)?;
-        let events = self.0.join("cgroup.events");
-        let wanted = format!("frozen {digit}");
-        alive::until(&wanted, || {
-            std::fs::read_to_string(&events)
-                .is_ok_and(|text| text.lines().any(|line| line == wanted))
-        })
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        // After a failed test a process may be in it still: it must not stay frozen, and the folder can stay.
-        let _ = std::fs::write(self.0.join("cgroup.freeze"), "0");
-        let _ = std::fs::remove_dir(&self.0);
-    }
+    burner.kill()?;
+    let seen = scene.watch.seen();
+    let action = seen.iter().find(|line| line.is("action", pid)).cloned();
+    let action = action.context("no action")?;
+    // The last reading that is surely older than the one on which the decision rests.
+    let older = |(at, _): &&(u64, u64)| at + 50_000_000 < action.mono_ns();
+    let (_, last) = readings.iter().rev().find(older).context("no reading")?;
+    let lost = last - before;
+    ensure!(
+        lost > Grace::Usual.ns() / 4,
+        "throttled for {lost} ns only: this shows nothing"
+    );
+    ensure!(
+        action.is_sent() && action.number("/child") == Some(engine.into()),
+        "{action}"
+    );
+    ensure!(
+        action.mono_ns() >= from + lost + Grace::Usual.ns(),
+        "of the time since {from} {lost} ns were counted that the loop was throttled: {action}"
+    );
+    scene.end(&[(engine, "SIGKILL")]).map(|_| ())
 }
 
 /// Somebody debugs the engine; when that is over, the rescue goes on.

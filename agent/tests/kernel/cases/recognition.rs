@@ -27,6 +27,7 @@ pub(super) fn cases() -> Vec<Case> {
                 idle_loop,
             ),
             Case::new("recognition::pool_of_threads", || no_loop(&["pool"])),
+            Case::new("recognition::pool_that_shows_itself_late", late_pool),
             Case::new("recognition::polls_once", || no_loop(&["polls-once"])),
             Case::new("recognition::nested_poll_is_part_of_the_stall", nested_poll),
             Case::new("recognition::forked_worker", forked_worker),
@@ -93,6 +94,23 @@ fn no_loop(part: &[&str]) -> Result<()> {
         .find(|line| line.number("/pid") == Some(pid.into()));
     ensure!(found.is_none(), "{part:?} was taken for a loop: {found:?}");
     scene.end(&[]).map(|_| ())
+}
+
+/// Of two threads behind one descriptor the agent finds one in the poll and the other away: a loop, as far as it can tell,
+/// until the other polls. Then it is none, and its stalls are nobody's.
+fn late_pool() -> Result<()> {
+    let mut victim = Victim::start(&["loop", "epoll_wait"])?;
+    victim.ask("poll-beside-later", "there")?;
+    let mut scene = Scene::with(victim, &[])?;
+    scene.victim.ask("poll-beside-now", "told")?;
+    scene.line("summary")?;
+    let so_far = scene.watch.seen().len();
+    scene.victim.ask("nap 300", "napped")?;
+    // A look of the agent's later; that nothing is said has no event.
+    scene.watch.linger(200)?;
+    let said = scene.watch.seen().get(so_far);
+    ensure!(said.is_none(), "a pool was taken for a loop: {said:?}");
+    scene.victim.quit()
 }
 
 /// A poll on another descriptor is no return to the loop.

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
 pub(crate) mod alive;
+pub(crate) mod cgroup;
 pub(crate) mod line;
 pub(crate) mod node;
 pub(crate) mod scene;

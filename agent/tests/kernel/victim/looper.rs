@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -22,6 +23,7 @@ struct Looper {
     tick: i32,
     epoll: Option<Arc<OwnedFd>>,
     children: HashMap<String, i32>,
+    beside: Option<Sender<()>>,
     /// Polls to go before `idled` is told.
     idle: Option<(u64, u32)>,
 }
@@ -38,6 +40,7 @@ pub(super) fn run(poller: &str, options: &[&str]) -> Result<()> {
         },
         epoll: epoll_of(call)?,
         children: HashMap::new(),
+        beside: None,
         idle: None,
     };
     if options.contains(&"deaf") {
@@ -188,6 +191,16 @@ impl Looper {
             ["help-wait", name] => {
                 threads::help_wait(self.child(name)?);
                 answer("helping");
+            }
+            // A thread that is away from the poll for now.
+            ["poll-beside-later"] => {
+                let epoll = self.epoll.as_ref().context("no epoll")?;
+                self.beside = Some(threads::poll_beside_when(epoll.clone()));
+                answer("there");
+            }
+            ["poll-beside-now"] => {
+                self.beside.take().context("no thread")?.send(())?;
+                answer("told");
             }
             ["poll-beside"] => {
                 let epoll = self.epoll.as_ref().context("no epoll")?;

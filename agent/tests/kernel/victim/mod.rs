@@ -29,6 +29,7 @@ pub(crate) fn play(arguments: &[String]) -> Result<()> {
         ["nest", poller] => engine::nest(poller),
         ["keeper"] => children::keeper(),
         ["calls", way] => calls::run(way),
+        ["burner"] => threads::burn(),
         ["pool"] => threads::pool(),
         ["polls-once"] => threads::polls_once(),
         ["exits", status] => {

@@ -1,6 +1,7 @@
 //! Processes with several threads, and one that is no loop.
 
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Barrier};
 
 use anyhow::{Context as _, Result};
@@ -66,10 +67,30 @@ pub(super) fn help_wait(pid: i32) {
     std::thread::spawn(move || sys::wait4(pid, 0));
 }
 
+/// Uses all the CPU it gets.
+pub(super) fn burn() -> Result<()> {
+    answer("ready");
+    loop {
+        std::hint::spin_loop();
+    }
+}
+
 /// Polls the loop's own descriptor from another thread: neither of them is a loop then.
 pub(super) fn poll_beside(epoll: Arc<OwnedFd>) {
     std::thread::spawn(move || {
         let stdin = rustix::stdio::stdin();
         while sys::wait_readable(PollCall::EpollWait, Some(&epoll), stdin, 10).is_ok() {}
     });
+}
+
+/// The same when it is told to.
+pub(super) fn poll_beside_when(epoll: Arc<OwnedFd>) -> Sender<()> {
+    let (sender, told) = channel();
+    std::thread::spawn(move || {
+        // The loop has ended, if nobody tells it.
+        if told.recv().is_ok() {
+            poll_beside(epoll);
+        }
+    });
+    sender
 }
