@@ -185,30 +185,6 @@ pub fn state_name(state: char) -> &'static str {
     }
 }
 
-/// Whether a process is frozen by its cgroup. Its threads then sleep in the kernel's freezer: version 2 parks them where
-/// signals are taken, version 1 in the refrigerator. Reading where needs no path into anybody's cgroup mount.
-#[must_use]
-pub fn is_frozen(pid: Pid) -> bool {
-    let parked = |path: &str| {
-        std::fs::read_to_string(path).is_ok_and(|place| {
-            matches!(
-                place.trim(),
-                "do_freezer_trap" | "get_signal" | "__refrigerator"
-            )
-        })
-    };
-    if parked(&format!("/proc/{pid}/wchan")) {
-        return true;
-    }
-    // A leader that has ended is parked nowhere; its threads are.
-    matches!(stat(pid), Ok(Stat { state: 'Z', .. }))
-        && threads(pid).is_ok_and(|threads| {
-            threads
-                .iter()
-                .any(|tid| parked(&format!("/proc/{pid}/task/{tid}/wchan")))
-        })
-}
-
 /// Basename of the executable of a live process.
 pub fn exe_name(pid: Pid) -> io::Result<String> {
     let path = std::fs::read_link(format!("/proc/{pid}/exe"))?;

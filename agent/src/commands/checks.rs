@@ -7,6 +7,7 @@ use std::fs;
 
 use crate::action::RunDir;
 use crate::kernel::{self, Verdict, Way, realtime};
+use crate::target::freezer::Freezer;
 
 /// One row.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,6 +28,7 @@ pub(super) struct Facts {
     realtime: Result<(), String>,
     locked_memory: Result<(), String>,
     run_dir: Result<(), String>,
+    freezer: Result<(), String>,
     host_pid_namespace: bool,
     procfs_is_ours: bool,
     /// `CapEff` of `/proc/self/status`.
@@ -48,6 +50,7 @@ impl Facts {
             realtime: realtime.unwrap_or_else(|_| Err("trying it panicked".to_owned())),
             locked_memory: realtime::lock_memory(),
             run_dir: RunDir::inspect().map_err(|error| error.to_string()),
+            freezer: Freezer::find().check(),
             host_pid_namespace: kernel::in_host_pid_namespace(),
             procfs_is_ours: kernel::procfs_is_ours(),
             capabilities: capabilities(
@@ -124,6 +127,11 @@ pub(super) fn judge(facts: &Facts) -> Vec<Check> {
         pid_namespace(facts),
         procfs(facts),
         throttling(facts),
+        optional(
+            "machine.freezer",
+            &facts.freezer,
+            "mount the host's /sys/fs/cgroup for the agent, read-only: else a frozen engine may be signalled",
+        ),
     ];
     checks.extend(capability_rows(facts));
     checks
@@ -287,6 +295,7 @@ mod tests {
             realtime: Ok(()),
             locked_memory: Ok(()),
             run_dir: Ok(()),
+            freezer: Ok(()),
             host_pid_namespace: true,
             procfs_is_ours: true,
             capabilities: u64::MAX,
@@ -345,6 +354,10 @@ mod tests {
             (
                 with(|f| f.procfs_is_ours = false),
                 vec![("machine.pid_namespace", "broken")],
+            ),
+            (
+                with(|f| f.freezer = Err("wchan is 0".into())),
+                vec![("machine.freezer", "unsupported")],
             ),
             // Who may trace sees them all the same.
             (with(|f| f.mounts = [&hidden, CGROUP1].concat()), vec![]),

@@ -102,6 +102,7 @@ impl Sentinel {
         let Self {
             sensor,
             family,
+            freezer,
             node_budget,
             budgets,
             ..
@@ -132,7 +133,7 @@ impl Sentinel {
             let (stat, status) = (proc::stat(child.pid), proc::status(child.pid));
             match (
                 stat,
-                status.map(|status| status.condition(proc::is_frozen(child.pid))),
+                status.map(|status| status.condition(freezer.is_frozen(child.pid))),
             ) {
                 (Ok(stat), Ok(Condition::Free)) => {
                     let expected = family.get(child.pid).map(|process| process.parent);

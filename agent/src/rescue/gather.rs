@@ -30,7 +30,7 @@ impl Sentinel {
             .take(MOST_CHILDREN)
             .map(|child| self.child_facts(child, parent, true))
             .collect();
-        let loop_condition = condition_of(id.process.pid, &loop_status);
+        let loop_condition = self.condition_of(id.process.pid, &loop_status);
         let pidfd_child = episode.pidfd_child;
         let is_awaited = |child: &&ChildFacts| match awaited {
             Awaited::Process(number) => child.ns_pid.map(|ns| ns.0) == u32::try_from(number).ok(),
@@ -140,7 +140,7 @@ impl Sentinel {
                 && child.ending.is_none()
                 && status.as_ref().is_ok_and(proc::Status::is_told),
             place,
-            condition: condition_of(child.key.pid, &status),
+            condition: self.condition_of(child.key.pid, &status),
             state: status.as_ref().map_or("gone", proc::Status::state_name),
             engines_below,
         }
@@ -203,6 +203,14 @@ impl Sentinel {
             signalled: self.signalled(child.key.pid, now),
         })
     }
+
+    fn condition_of(&self, pid: Pid, status: &std::io::Result<proc::Status>) -> Condition {
+        match status {
+            Ok(status) => status.condition(self.freezer.is_frozen(pid)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Condition::Gone,
+            Err(_) => Condition::Unreadable,
+        }
+    }
 }
 
 /// Whether a child runs in the container of the loop's process, as far as both were read.
@@ -214,13 +222,5 @@ pub(super) fn place_of(child: &Process, parent: Option<&Process>) -> Place {
         (Some(of_child), Some(of_loop)) if of_child == of_loop => Place::Same,
         (Some(_), Some(_)) => Place::Other,
         _ => Place::Unknown,
-    }
-}
-
-fn condition_of(pid: Pid, status: &std::io::Result<proc::Status>) -> Condition {
-    match status {
-        Ok(status) => status.condition(proc::is_frozen(pid)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Condition::Gone,
-        Err(_) => Condition::Unreadable,
     }
 }

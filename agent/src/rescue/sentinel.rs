@@ -19,6 +19,7 @@ use crate::pipeline::event::{KernelEvent, Poller};
 use crate::pipeline::family::Family;
 use crate::pipeline::{EndedBy, IncidentId, Mono, Notice, Pid, PidKey, Tid};
 use crate::target::cgroup::CpuStat;
+use crate::target::freezer::Freezer;
 use crate::target::scout::{Matching, Question, Scout};
 
 /// How often all processes are compared with what is known, to heal lost events.
@@ -55,6 +56,7 @@ pub(super) struct Sentinel {
     pub(super) budgets: HashMap<Pid, Budget>,
     pub(super) node_budget: Budget,
     pub(super) cpu_stats: HashMap<Pid, CpuStat>,
+    pub(super) freezer: Freezer,
     /// Pollers shared by several threads of a process.
     pub(super) pools: HashMap<Pid, Vec<Poller>>,
     pub(super) told_lost: HashMap<&'static str, u64>,
@@ -110,6 +112,7 @@ impl Sentinel {
             budgets: HashMap::new(),
             node_budget,
             cpu_stats: HashMap::new(),
+            freezer: Freezer::find(),
             pools: HashMap::new(),
             told_lost: HashMap::new(),
             same_pid_namespace: crate::kernel::procfs_is_ours(),

@@ -2,9 +2,10 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
+use super::mounts::Mounts;
 use crate::pipeline::Pid;
 
 /// Cgroups above a process's own that are looked at: a pod has about five.
@@ -31,10 +32,10 @@ impl CpuStat {
     #[must_use]
     pub fn open(pid: Pid) -> Option<Self> {
         let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-        let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-        candidates(&cgroups, &mounts)
-            .into_iter()
-            .find_map(|(mount, path)| Self::open_levels(&mount, &path))
+        let folders = Mounts::read().ok()?.folders(&cgroups, "cpu");
+        folders
+            .iter()
+            .find_map(|folder| Self::open_levels(&folder.mount, &folder.path))
     }
 
     fn open_levels(mount: &Path, path: &Path) -> Option<Self> {
@@ -86,92 +87,9 @@ fn parse(text: &str) -> Option<Throttling> {
     })
 }
 
-/// Where the cgroup can be: a mount of the version that has the CPU controller, and the folder below it.
-fn candidates(cgroups: &str, mounts: &str) -> Vec<(PathBuf, PathBuf)> {
-    let mut found = Vec::new();
-    for line in cgroups.lines() {
-        let mut parts = line.splitn(3, ':');
-        let (Some(_), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next())
-        else {
-            continue;
-        };
-        let wanted = |mount: &Mount<'_>| match controllers {
-            "" => mount.kind == "cgroup2",
-            names => {
-                names.split(',').any(|name| name == "cpu")
-                    && mount.kind == "cgroup"
-                    && mount.options.split(',').any(|option| option == "cpu")
-            }
-        };
-        for mount in mounts.lines().filter_map(Mount::parse).filter(wanted) {
-            // Read from a cgroup namespace of its own, a path outside of it begins with `/..`: below the host's mount the
-            // rest of it is the way.
-            let rest = path.trim_start_matches("/..").trim_start_matches('/');
-            let mount = PathBuf::from(mount.point);
-            let folder = mount.join(rest);
-            found.push((mount, folder));
-        }
-    }
-    found
-}
-
-/// A line of mountinfo.
-struct Mount<'a> {
-    point: &'a str,
-    kind: &'a str,
-    options: &'a str,
-}
-
-impl<'a> Mount<'a> {
-    fn parse(line: &'a str) -> Option<Self> {
-        let (before, after) = line.split_once(" - ")?;
-        let point = before.split(' ').nth(4)?;
-        let mut after = after.split(' ');
-        let kind = after.next()?;
-        Some(Self {
-            point,
-            kind,
-            options: after.nth(1)?,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const MOUNTS: &str = "\
-31 24 0:27 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
-32 31 0:28 / /sys/fs/cgroup/cpu rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct
-33 31 0:29 / /sys/fs/cgroup/cpuset rw - cgroup cgroup rw,cpuset
-34 31 0:30 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
-";
-
-    #[test]
-    fn the_file_is_found_in_both_versions() {
-        let paths = candidates(
-            "4:cpu,cpuacct:/kubepods/pod1/c\n3:cpuset:/x\n0::/kubepods/pod1/c\n",
-            MOUNTS,
-        );
-        let expected = [
-            ("/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu/kubepods/pod1/c"),
-            (
-                "/sys/fs/cgroup/unified",
-                "/sys/fs/cgroup/unified/kubepods/pod1/c",
-            ),
-        ];
-        let both = |(mount, folder)| (PathBuf::from(mount), PathBuf::from(folder));
-        assert_eq!(paths, expected.map(both));
-        let outside = candidates("0::/../../pod2/c\n", MOUNTS);
-        assert_eq!(
-            outside,
-            [both((
-                "/sys/fs/cgroup/unified",
-                "/sys/fs/cgroup/unified/pod2/c"
-            ))]
-        );
-        assert!(candidates("nonsense\n", "nonsense\n").is_empty());
-    }
 
     #[test]
     fn throttling_is_read_in_both_forms() {

@@ -4,5 +4,7 @@
 //! thread, never on the rescue thread.
 
 pub mod cgroup;
+pub mod freezer;
+pub mod mounts;
 pub mod scout;
 pub mod sight;
