@@ -1,9 +1,11 @@
 //! Engines, and what stands between them and the loop, or outside of both.
 
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
+use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::{FLAG, children, looper::answer};
 use crate::sys;
@@ -62,6 +64,11 @@ pub(super) fn nest(poller: &str) -> Result<()> {
     sys::unshare(libc::CLONE_NEWPID).context("cannot make a PID namespace")?;
     let mut command = Command::new(std::env::current_exe()?);
     command.args([FLAG, "loop", poller]);
+    // It may be stuck for good when its test ends.
+    // SAFETY: the closure only makes a system call.
+    unsafe {
+        command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+    }
     let mut child = command.spawn().context("cannot start the loop")?;
     answer(&format!("nested {}", child.id()));
     child.wait()?;
