@@ -8,7 +8,7 @@ use super::sentinel::Sentinel;
 use super::stall::{differs, view_of};
 use crate::evidence::{Answer, Question, Request};
 use crate::kernel::clock;
-use crate::pipeline::classify::{ThreadFacts, classify};
+use crate::pipeline::classify::{ThreadFacts, classify, is_clear};
 use crate::pipeline::evidence::Missing;
 use crate::pipeline::{CauseKind, Evidence, Mono, Notice, Pid, Tid};
 
@@ -108,7 +108,8 @@ impl Sentinel {
         if stall.facts.same_wait(&answer.about) {
             stall.facts.details = answer.evidence.details.clone();
             let cause = classify(&stall.facts);
-            if differs(&stall.cause, &cause) && cause.kind != CauseKind::Unknown {
+            let clear = is_clear(&stall.facts, stall.cause.kind, cause.kind);
+            if clear && differs(&stall.cause, &cause) && cause.kind != CauseKind::Unknown {
                 stall.shares.explain(&cause, now);
                 stall.cause = cause;
                 stall.cause_at = now;

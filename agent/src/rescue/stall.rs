@@ -7,7 +7,7 @@ use super::accounts::Accounts;
 use super::look::{Known, away_since, doing, look};
 use super::loops::{Loop, Stall};
 use super::sentinel::Sentinel;
-use crate::pipeline::classify::{Doing, Shares, ThreadFacts, classify};
+use crate::pipeline::classify::{Doing, Shares, ThreadFacts, classify, is_clear};
 use crate::pipeline::event::Beat;
 use crate::pipeline::policy::{WaitFacts, awaited_cause};
 use crate::pipeline::recognise::Candidate;
@@ -229,7 +229,9 @@ impl Sentinel {
         // A cause once shown is not taken back for a moment in which nothing can be shown.
         let unknown = cause.kind == CauseKind::Unknown;
         stall.unknown = if unknown { stall.unknown + 1 } else { 0 };
-        if differs(&stall.cause, &cause) && (!unknown || stall.unknown == UNKNOWN_LOOKS) {
+        let clear = is_clear(&stall.facts, stall.cause.kind, cause.kind);
+        let shown = clear && (!unknown || stall.unknown == UNKNOWN_LOOKS);
+        if shown && differs(&stall.cause, &cause) {
             stall.cause = cause;
             stall.cause_at = now;
             let view = view_of(stall, now);

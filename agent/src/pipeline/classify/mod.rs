@@ -63,6 +63,24 @@ pub fn classify(facts: &ThreadFacts) -> Cause {
     cause
 }
 
+/// Whether a look that shows another kind than before is clear enough to say so: on a busy machine a thread that computes
+/// is given a CPU more in one tenth of a second and less in the next, and that is one stall with one cause.
+#[must_use]
+pub fn is_clear(facts: &ThreadFacts, before: CauseKind, after: CauseKind) -> bool {
+    use CauseKind::{CpuBusy, CpuStarved, Unknown};
+    let Some(times) = facts.scheduled else {
+        return true;
+    };
+    let part_ns = match (before, after) {
+        (Unknown, _) => return true,
+        (_, CpuBusy) => times.run_ns,
+        (_, CpuStarved) => times.wait_ns.max(quota_ns(facts)),
+        (CpuBusy | CpuStarved, _) if !facts.waits => times.blocked_ns(),
+        _ => return true,
+    };
+    before == after || part_ns.saturating_mul(3) > times.window_ns.saturating_mul(2)
+}
+
 fn name_socket(cause: &mut Cause, socket: Option<&SocketDetail>) {
     if let Some(socket) = socket {
         cause.peer.clone_from(&socket.peer);

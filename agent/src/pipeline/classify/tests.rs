@@ -481,3 +481,41 @@ fn details_belong_to_the_kind_that_they_are_about() {
     assert_eq!(told(plain("clock_nanosleep", None)), (false, false, false));
     assert_eq!(told(running(90, 0)), (false, false, false));
 }
+
+#[test]
+fn a_small_majority_changes_no_name() {
+    use CauseKind::{ChildWait, CpuBusy, CpuStarved, GilWait, LockWait, Unknown};
+    let table = [
+        (running(60, 40), CpuStarved, CpuBusy, false),
+        (running(40, 60), CpuBusy, CpuStarved, false),
+        (running(20, 80), CpuBusy, CpuStarved, true),
+        (running(40, 60), Unknown, CpuStarved, true),
+        (running(10, 55), GilWait, CpuStarved, false),
+        (
+            with(times(45, 0), plain("futex", None)),
+            CpuBusy,
+            LockWait,
+            false,
+        ),
+        (
+            with(times(5, 5), plain("futex", None)),
+            CpuBusy,
+            LockWait,
+            true,
+        ),
+        (
+            waits(with(times(60, 0), plain("wait4", None))),
+            CpuBusy,
+            ChildWait,
+            true,
+        ),
+        (plain("futex", None), CpuBusy, LockWait, true),
+    ];
+    for (facts, before, after, expected) in table {
+        assert_eq!(
+            is_clear(&facts, before, after),
+            expected,
+            "{before:?} {after:?} {facts:?}"
+        );
+    }
+}
