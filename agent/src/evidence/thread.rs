@@ -1,6 +1,9 @@
-//! The evidence thread: takes questions, gathers, answers.
+//! The evidence thread: takes questions, finds out what procfs shows, answers, and passes on to who reads stacks.
+//!
+//! Two threads, because what names the cause takes a millisecond, and a first stack of a large program seconds.
 
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -61,43 +64,57 @@ pub struct Answer {
     pub about: ThreadFacts,
     /// What was found.
     pub evidence: Evidence,
+    /// Nothing more comes to this question.
+    pub complete: bool,
 }
+
+/// Takes the answers; called from both threads.
+pub(super) type Reply = Arc<dyn Fn(Answer) + Send + Sync>;
 
 /// The thread's address.
 #[derive(Debug)]
 pub struct Collector {
     questions: SyncSender<Question>,
     interpreters: Interpreters,
-    thread: Option<JoinHandle<()>>,
+    threads: [JoinHandle<()>; 2],
 }
 
 impl Collector {
-    /// Starts the thread. `answer` is called from it for every answer; `clock` is the clock of the kernel events.
+    /// Starts the threads. `answer` is called from them for every answer; `clock` is the clock of the kernel events.
     pub fn start(
         clock: fn() -> Mono,
         registers: ReadRegisters,
-        answer: impl FnMut(Answer) + Send + 'static,
+        answer: impl Fn(Answer) + Send + Sync + 'static,
     ) -> std::io::Result<Self> {
         let (questions, inbox) = sync_channel(QUEUE);
+        let (to_stacks, for_stacks) = sync_channel(QUEUE);
         let interpreters = Interpreters::start()?;
-        let known = interpreters.clone();
-        let thread = std::thread::Builder::new()
-            .name("evidence".into())
-            .spawn(move || {
-                Work {
-                    clock,
-                    stacks: Stacks::new(registers),
-                    interpreters: known,
-                    remembered: Remembered::default(),
-                    budget: Budget::default(),
-                    answer: Box::new(answer),
-                }
-                .run(&inbox);
-            })?;
+        let budget = Arc::new(Mutex::new(Budget::default()));
+        let answer: Reply = Arc::new(answer);
+        let work = Work {
+            clock,
+            interpreters: interpreters.clone(),
+            remembered: Remembered::default(),
+            budget: budget.clone(),
+            stacks: to_stacks,
+            answer: answer.clone(),
+        };
+        let stacks = StackWork {
+            clock,
+            stacks: Stacks::new(registers),
+            budget,
+            answer,
+        };
+        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new().name(name.into()).spawn(run)
+        };
         Ok(Self {
             questions,
             interpreters,
-            thread: Some(thread),
+            threads: [
+                spawn("evidence", Box::new(move || work.run(&inbox)))?,
+                spawn("evidence-stacks", Box::new(move || stacks.run(&for_stacks)))?,
+            ],
         })
     }
 
@@ -116,78 +133,88 @@ impl Collector {
         self.interpreters.word(process, address)
     }
 
-    /// Ends the thread once it has answered what waits.
-    pub fn stop(mut self) {
+    /// Ends the threads once they have answered what waits.
+    pub fn stop(self) {
         drop(self.questions);
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            log::error!("the evidence thread panicked");
+        for thread in self.threads {
+            if thread.join().is_err() {
+                log::error!("an evidence thread panicked");
+            }
         }
     }
 }
 
+/// What procfs shows.
 struct Work {
     clock: fn() -> Mono,
-    stacks: Stacks,
     interpreters: Interpreters,
     remembered: Remembered,
-    budget: Budget,
-    answer: Box<dyn FnMut(Answer) + Send>,
+    budget: Arc<Mutex<Budget>>,
+    stacks: SyncSender<StackQuestion>,
+    answer: Reply,
+}
+
+/// A question to the thread that reads stacks.
+enum StackQuestion {
+    Prepare(LoopId),
+    Collect(Box<Request>, Box<Evidence>),
+    Forget(Pid),
 }
 
 impl Work {
     fn run(mut self, inbox: &Receiver<Question>) {
         while let Ok(question) = inbox.recv() {
             match question {
-                Question::Collect(request) => {
-                    let answer = self.collect(*request);
-                    (self.answer)(answer);
-                }
+                Question::Collect(request) => self.collect(request),
                 Question::Prepare(id) => {
                     self.interpreters.look_up(id.process);
-                    self.stacks.prepare(id);
+                    self.pass_on(StackQuestion::Prepare(id));
                 }
                 Question::Remember(pid) => self.remembered.remember(pid),
                 Question::Forget(pid) => {
                     self.interpreters.forget(pid);
                     self.remembered.forget(pid);
-                    self.stacks.forget(pid);
+                    self.pass_on(StackQuestion::Forget(pid));
                 }
             }
         }
     }
 
-    fn collect(&mut self, request: Request) -> Answer {
+    fn pass_on(&self, question: StackQuestion) {
+        if self.stacks.try_send(question).is_err() {
+            log::debug!(
+                "a process is not made ready for stacks, or not forgotten: too many questions wait"
+            );
+        }
+    }
+
+    fn collect(&mut self, request: Box<Request>) {
         let mut evidence = Evidence {
             asked: request.asked,
             ..Evidence::default()
         };
-        self.gather(&request, &mut evidence);
+        if may(&self.budget, self.clock, &request, "details", &mut evidence) {
+            let before = thread_cpu();
+            self.details(&request, &mut evidence);
+            let used = thread_cpu().saturating_sub(before);
+            spend(&self.budget, used);
+            let thread = request.id.tid;
+            log::debug!("details of {thread} took {} µs of CPU", used.as_micros());
+        }
         evidence.took = (self.clock)().since(request.asked);
-        Answer {
-            incident: request.incident,
-            id: request.id,
-            about: request.facts,
-            evidence,
+        (self.answer)(answer_to(&request, evidence.clone(), false));
+        let question = StackQuestion::Collect(request, Box::new(evidence));
+        if let Err(TrySendError::Full(question) | TrySendError::Disconnected(question)) =
+            self.stacks.try_send(question)
+            && let StackQuestion::Collect(request, mut evidence) = question
+        {
+            evidence.missing.push(Missing {
+                what: "stack".into(),
+                why: "too many stalls at once: the queue of the thread that reads stacks is full"
+                    .into(),
+            });
+            (self.answer)(answer_to(&request, *evidence, true));
         }
-    }
-
-    /// Part by part, each only if budget and deadline allow: what is not gathered is said to be missing.
-    fn gather(&mut self, request: &Request, evidence: &mut Evidence) {
-        let before = (thread_cpu(), self.stacks.helper_cpu());
-        if self.may(request, "details", evidence) {
-            self.details(request, evidence);
-            let used = thread_cpu().saturating_sub(before.0).as_micros();
-            log::debug!("details of {} took {used} µs of CPU", request.id.tid);
-        }
-        if self.may(request, "stack", evidence) {
-            self.stacks.collect(request.id, evidence);
-        }
-        // A helper that was replaced meanwhile has used less than the one before: what that used is not known.
-        let after = (thread_cpu(), self.stacks.helper_cpu());
-        let used = after.0.saturating_sub(before.0) + after.1.saturating_sub(before.1);
-        self.budget.spend(used);
     }
 
     fn details(&mut self, request: &Request, evidence: &mut Evidence) {
@@ -202,23 +229,86 @@ impl Work {
             );
         }
     }
+}
 
-    /// Whether a part may be gathered now.
-    fn may(&mut self, request: &Request, what: &str, evidence: &mut Evidence) -> bool {
-        let now = (self.clock)();
-        let why = if now.since(request.asked) > DEADLINE {
-            Some("deadline: it was too late, evidence about other stalls came first")
-        } else {
-            self.budget.refusal(now)
-        };
-        if let Some(why) = why {
-            evidence.missing.push(Missing {
-                what: what.to_owned(),
-                why: why.to_owned(),
-            });
+/// Where in its code the thread is.
+struct StackWork {
+    clock: fn() -> Mono,
+    stacks: Stacks,
+    budget: Arc<Mutex<Budget>>,
+    answer: Reply,
+}
+
+impl StackWork {
+    fn run(mut self, inbox: &Receiver<StackQuestion>) {
+        while let Ok(question) = inbox.recv() {
+            match question {
+                StackQuestion::Prepare(id) => self.stacks.prepare(id),
+                StackQuestion::Forget(pid) => self.stacks.forget(pid),
+                StackQuestion::Collect(request, mut evidence) => {
+                    if may(&self.budget, self.clock, &request, "stack", &mut evidence) {
+                        self.collect(&request, &mut evidence);
+                    }
+                    evidence.took = (self.clock)().since(request.asked);
+                    (self.answer)(answer_to(&request, *evidence, true));
+                }
+            }
         }
-        why.is_none()
     }
+
+    fn collect(&mut self, request: &Request, evidence: &mut Evidence) {
+        let before = (thread_cpu(), self.stacks.helper_cpu());
+        self.stacks.collect(request.id, evidence);
+        // A helper that was replaced meanwhile has used less than the one before: what that used is not known.
+        let after = (thread_cpu(), self.stacks.helper_cpu());
+        spend(
+            &self.budget,
+            after.0.saturating_sub(before.0) + after.1.saturating_sub(before.1),
+        );
+    }
+}
+
+fn answer_to(request: &Request, evidence: Evidence, complete: bool) -> Answer {
+    Answer {
+        incident: request.incident,
+        id: request.id,
+        about: request.facts.clone(),
+        evidence,
+        complete,
+    }
+}
+
+fn spend(budget: &Mutex<Budget>, used: Duration) {
+    budget
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .spend(used);
+}
+
+/// Whether a part may be gathered now. What may not is said to be missing.
+fn may(
+    budget: &Mutex<Budget>,
+    clock: fn() -> Mono,
+    request: &Request,
+    what: &str,
+    evidence: &mut Evidence,
+) -> bool {
+    let now = clock();
+    let why = if now.since(request.asked) > DEADLINE {
+        Some("deadline: it was too late, evidence about others came first")
+    } else {
+        budget
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .refusal(now)
+    };
+    if let Some(why) = why {
+        evidence.missing.push(Missing {
+            what: what.to_owned(),
+            why: why.to_owned(),
+        });
+    }
+    why.is_none()
 }
 
 /// CPU time of this thread so far.

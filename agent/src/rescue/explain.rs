@@ -97,13 +97,15 @@ impl Sentinel {
         else {
             return;
         };
-        stall.asked = None;
+        if answer.complete {
+            stall.asked = None;
+        }
         // Details are about one call; a stack is worth showing even if the thread has gone on.
         let mut news = stall
             .evidence
             .as_ref()
             .map_or(shows(&answer.evidence), |before| {
-                tells_more(before, &answer.evidence)
+                tells_more(before, &answer.evidence, answer.complete)
             });
         if stall.facts.same_wait(&answer.about) {
             stall.facts.details = answer.evidence.details.clone();
@@ -118,7 +120,14 @@ impl Sentinel {
         } else {
             stall.ask_again = true;
         }
-        let evidence = Arc::new(answer.evidence);
+        let mut evidence = answer.evidence;
+        if !answer.complete {
+            // The stack comes later; until then what is known of the one before stays.
+            let before = stall.evidence.as_ref();
+            evidence.stack = before.and_then(|before| before.stack.clone());
+            evidence.holder_stack = before.and_then(|before| before.holder_stack.clone());
+        }
+        let evidence = Arc::new(evidence);
         let kind = match classify(&answer.about).kind {
             // A look at one moment does not show it; the cause may be known by now.
             CauseKind::Unknown => stall.cause.kind,
@@ -160,11 +169,12 @@ fn shows(evidence: &Evidence) -> bool {
     evidence.stack.is_some() || evidence.child.is_some() || !evidence.missing.is_empty()
 }
 
-/// Whether it says something else than what was known.
-fn tells_more(before: &Evidence, after: &Evidence) -> bool {
-    (&before.stack, &before.holder_stack, &before.missing)
-        != (&after.stack, &after.holder_stack, &after.missing)
+/// Whether it says something else than what was known. Before it is complete it says nothing of stacks.
+fn tells_more(before: &Evidence, after: &Evidence, complete: bool) -> bool {
+    let stacks = (&before.stack, &before.holder_stack) != (&after.stack, &after.holder_stack);
+    before.missing != after.missing
         || before.child.is_some() != after.child.is_some()
+        || (complete && stacks)
 }
 
 fn nanoseconds(span: Duration) -> u64 {

@@ -225,7 +225,9 @@ impl Sentinel {
         stall.next_look = now.plus(LOOK_AGAIN);
         stall.accounts = accounts;
         stall.facts = facts;
-        stall.ask_again |= !same_call && (asleep || cause.kind != stall.cause.kind);
+        // Where a running thread is changes all the time: it is asked for as often as the budget allows.
+        let moves = stall.facts.doing == Doing::Running;
+        stall.ask_again |= moves || cause.kind != stall.cause.kind || (!same_call && asleep);
         // A cause once shown is not taken back for a moment in which nothing can be shown.
         let unknown = cause.kind == CauseKind::Unknown;
         stall.unknown = if unknown { stall.unknown + 1 } else { 0 };

@@ -18,7 +18,7 @@ pub struct Shares {
     causes: BTreeMap<CauseKind, (Cause, Mono)>,
     /// What the thread was last seen asleep in.
     asleep_in: CauseKind,
-    /// Time before the first look that showed anything: it goes to what that look shows.
+    /// Time before the first look that could show anything: it goes to what that look shows.
     unseen: Duration,
 }
 
@@ -26,11 +26,10 @@ impl Shares {
     /// Takes in a look: `window` is the time since the look before, or since the stall began.
     pub fn add(&mut self, facts: &ThreadFacts, cause: &Cause, window: Duration, at: Mono) {
         let kind = cause.kind;
-        if kind != CauseKind::Unknown {
-            self.causes.insert(kind, (cause.clone(), at));
-            if !matches!(kind, CauseKind::CpuBusy | CauseKind::CpuStarved) {
-                self.asleep_in = kind;
-            }
+        self.causes.insert(kind, (cause.clone(), at));
+        let awake = matches!(kind, CauseKind::CpuBusy | CauseKind::CpuStarved);
+        if !awake && kind != CauseKind::Unknown {
+            self.asleep_in = kind;
         }
         let whole = matches!(kind, CauseKind::ChildWait | CauseKind::Stopped);
         match facts.scheduled.filter(|_| !whole) {
@@ -40,9 +39,7 @@ impl Shares {
                 self.give(CauseKind::CpuBusy, run);
                 self.give(CauseKind::CpuStarved, wait.min(window.saturating_sub(run)));
                 // Met on a CPU, it has slept before: in what it was last met asleep in.
-                let asleep = if facts.doing == Doing::Running
-                    || matches!(kind, CauseKind::CpuBusy | CauseKind::CpuStarved)
-                {
+                let asleep = if awake || facts.doing == Doing::Running {
                     self.asleep_in
                 } else {
                     kind
@@ -52,7 +49,7 @@ impl Shares {
             None if kind == CauseKind::Unknown && self.times.is_empty() => self.unseen += window,
             None => self.give(kind, window),
         }
-        if kind != CauseKind::Unknown {
+        if kind != CauseKind::Unknown || facts.scheduled.is_some() {
             let unseen = std::mem::take(&mut self.unseen);
             self.give(kind, unseen);
         }
@@ -91,14 +88,13 @@ impl Shares {
         parts
     }
 
-    /// What most of the stall was spent on, and when that was last seen; `None` if nothing could be shown.
+    /// What most of the stall was spent on, and when that was last seen; `None` if that could not be shown.
     #[must_use]
     pub fn largest(&self) -> Option<(Cause, Mono)> {
-        let (kind, _) = self
-            .times
-            .iter()
-            .filter(|(kind, _)| **kind != CauseKind::Unknown)
-            .max_by_key(|(_, time)| **time)?;
+        let (kind, time) = self.times.iter().max_by_key(|(_, time)| **time)?;
+        if *time < self.unseen {
+            return None;
+        }
         self.causes.get(kind).cloned().or_else(|| {
             // Accounts show time on a CPU that no look met.
             let at = self.causes.values().map(|(_, at)| *at).max()?;
@@ -207,5 +203,9 @@ mod tests {
         look(&mut shares, CauseKind::Unknown, 100, None);
         assert_eq!(shares.largest(), None);
         assert!(shares.parts().is_empty());
+        // A moment without a CPU at the end of a wait for nobody knows what.
+        look(&mut shares, CauseKind::Unknown, 100, Some((0, 0)));
+        look(&mut shares, CauseKind::CpuStarved, 20, Some((0, 20)));
+        assert_eq!(shares.largest().unwrap().0.kind, CauseKind::Unknown);
     }
 }
