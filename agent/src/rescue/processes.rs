@@ -107,8 +107,11 @@ impl Sentinel {
         if process.exe.is_empty() {
             process.exe.clone_from(&sighting.exe);
         }
-        // What the program was called when it was run counts: a process that is ending shows nothing to a look any more.
-        let engine = engine || (process.engine == Some(true) && sighting.exe.is_empty());
+        // What the program was called when it was run counts: its file may have been renamed since, and a process that is
+        // ending shows nothing to a look any more.
+        let engine = engine
+            || self.rules.is_engine(target, &process.exe, "")
+            || (process.engine == Some(true) && sighting.exe.is_empty());
         process.engine = Some(engine);
         process.ns_pid = process.ns_pid.or(sighting.ns_pid);
         process.container = sighting
