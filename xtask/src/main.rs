@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 mod accuracy;
+mod apt;
 mod bpf;
 mod cmd;
 mod demo;
@@ -14,6 +15,7 @@ mod layout;
 mod litellm;
 mod measure;
 mod prometheus;
+mod pythons;
 mod setup;
 mod tally;
 mod test;
@@ -45,6 +47,8 @@ enum Task {
     Demo(demo::Args),
     /// Build the Prometheus that the export tests run against and print the path of its binary
     Prometheus(prometheus::Args),
+    /// Fetch the other versions of Python that the tests of stacks run and print their folder
+    Pythons(pythons::Args),
     #[command(hide = true, subcommand)]
     Victim(measure::Role),
 }
@@ -69,6 +73,7 @@ fn run() -> Result<ExitCode> {
         Task::Litellm(args) => litellm::run(&args)?,
         Task::Demo(args) => demo::run(&args)?,
         Task::Prometheus(args) => prometheus::run(&args)?,
+        Task::Pythons(args) => pythons::run(&args)?,
         Task::Victim(role) => measure::play(&role)?,
         // Its last line is the count of the tests, so nothing may be printed after it.
         Task::Test(args) if !test::run(&args)? => return Ok(ExitCode::FAILURE),

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{cmd, layout, prometheus};
+use crate::{cmd, layout, prometheus, pythons};
 
 mod part;
 mod targets;
@@ -18,6 +18,7 @@ const KERNEL_TEST: &str = "kernel";
 const PROMETHEUS_TEST: &str = "export_prometheus";
 /// What the short form runs on the oldest kernel: the way to the signal, and where it reads the kernel's state, not BPF's.
 const ON_OLDEST: [&str; 2] = ["rescue::", "held::"];
+const STACKS_TEST: &str = "evidence_stacks";
 
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
@@ -57,12 +58,20 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
 fn quick_parts() -> Result<Vec<Part>> {
     let tests = targets::of_workspace()?;
     let kernel = cargo(&["test", "--package", "loopwarden", "--test", KERNEL_TEST]);
+    let mut stacks = cargo(&["test", "--package", "loopwarden", "--test", STACKS_TEST]);
+    stacks.env("LOOPWARDEN_PYTHONS", pythons::folder()?);
     Ok(vec![
         Part::new("format", formatting()),
         Part::new("clippy", clippy()),
         Part::new("documentation", vec![documentation()]),
         Part::new("unit and integration tests", unit_tests(&tests)),
         Part::new("kernel tests, this kernel", vec![kernel]).needs_bpf(),
+        // Namespaces, other roots and other processes' memory need the privileges that BPF needs.
+        Part::new(
+            "stacks of real processes",
+            vec![xtask(&["pythons"])?, stacks],
+        )
+        .needs_bpf(),
         Part::new("eBPF object", vec![xtask(&["ebpf", "--check"])?]),
     ])
 }
@@ -147,12 +156,12 @@ fn unit_tests(names: &[String]) -> Vec<Command> {
     vec![of_this_process(names), doc_tests, engine(&["test"])]
 }
 
-/// All tests but those that are parts of their own: the kernel's cannot run everywhere, Prometheus has to be built first.
+/// All tests but those that are parts of their own: the kernel's cannot run everywhere, Prometheus has to be built and Python fetched first.
 fn of_this_process(tests: &[String]) -> Command {
     let mut command = cargo(&["test", "--workspace", "--no-fail-fast", "--lib", "--bins"]);
     for name in tests
         .iter()
-        .filter(|name| ![KERNEL_TEST, PROMETHEUS_TEST].contains(&name.as_str()))
+        .filter(|name| ![KERNEL_TEST, PROMETHEUS_TEST, STACKS_TEST].contains(&name.as_str()))
     {
         command.args(["--test", name]);
     }
@@ -236,7 +245,9 @@ mod tests {
 
     #[test]
     fn parts_of_their_own_are_not_among_the_others() {
-        let command = of_this_process(&["export_prometheus", "kernel", "watch"].map(str::to_owned));
+        let command = of_this_process(
+            &["evidence_stacks", "export_prometheus", "kernel", "watch"].map(str::to_owned),
+        );
         let shown = cmd::shown(&command);
         assert!(shown.ends_with("--lib --bins --test watch"), "{shown}");
     }

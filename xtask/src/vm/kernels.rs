@@ -1,17 +1,15 @@
 //! Debian's cloud kernels: which there are, and how they come into the cache.
 //!
-//! apt works with sources, lists and state of its own inside the cache, so the machine's sources are neither changed nor
-//! needed, and a package's signature is still checked against Debian's keys.
+//! apt works with sources, lists and state of its own: see `apt.rs`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::apt::Apt;
 use crate::{cmd, setup};
 
-const MIRROR: &str = "http://deb.debian.org";
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// The package that always depends on the newest cloud kernel of its release.
 const META_PACKAGE: &str = "linux-image-cloud-amd64";
 
@@ -74,20 +72,16 @@ pub(crate) fn fetch(kernel: Kernel) -> Result<Image> {
         "fetching Debian's {kernel} cloud kernel ({})",
         kernel.suite()
     );
-    let apt = Apt::new(kernel, setup::cache_dir()?.join("apt").join(kernel.suite()))?;
-    cmd::output(apt.command("apt-get").arg("update")).with_context(|| {
-        format!(
-            "cannot fetch the package lists of {} from {MIRROR}",
-            kernel.suite()
-        )
-    })?;
-    let package = apt.kernel_package()?;
+    let folder_of_apt = setup::cache_dir()?.join("apt").join(kernel.suite());
+    let apt = Apt::new(kernel.suite(), folder_of_apt)?;
+    apt.update()?;
+    let package = kernel_package(&apt)?;
     cmd::output(
         apt.command("apt-get")
             .args(["download", &package])
-            .current_dir(&apt.folder),
+            .current_dir(apt.folder()),
     )?;
-    let deb = newest_deb(&apt.folder, &package)?;
+    let deb = newest_deb(apt.folder(), &package)?;
     // Unpacked aside and moved into place, so that an interrupted run leaves nothing that looks finished.
     let aside = folder.with_extension("new");
     let _ = std::fs::remove_dir_all(&aside);
@@ -135,66 +129,12 @@ fn newest_deb(folder: &Path, package: &str) -> Result<PathBuf> {
         .with_context(|| format!("apt-get download left no {package} in {}", folder.display()))
 }
 
-/// apt with a world of its own.
-#[derive(Debug)]
-struct Apt {
-    folder: PathBuf,
-}
-
-impl Apt {
-    fn new(kernel: Kernel, folder: PathBuf) -> Result<Self> {
-        for below in ["lists/partial", "archives/partial"] {
-            let path = folder.join(below);
-            std::fs::create_dir_all(&path)
-                .with_context(|| format!("cannot create {}", path.display()))?;
-        }
-        let suite = kernel.suite();
-        let sources = format!(
-            "deb [signed-by={KEYRING}] {MIRROR}/debian {suite} main\n\
-             deb [signed-by={KEYRING}] {MIRROR}/debian-security {suite}-security main\n"
-        );
-        let file = folder.join("sources.list");
-        std::fs::write(&file, sources)
-            .with_context(|| format!("cannot write {}", file.display()))?;
-        Ok(Self { folder })
-    }
-
-    fn command(&self, program: &str) -> Command {
-        let folder = self.folder.display();
-        let mut command = Command::new(program);
-        command
-            .arg(format!("-oDir::Etc::SourceList={folder}/sources.list"))
-            .arg(format!("-oDir::State::Lists={folder}/lists"))
-            .arg(format!("-oDir::Cache={folder}"))
-            .args([
-                "-oDir::Etc::SourceParts=/dev/null",
-                "-oDir::State::Status=/dev/null",
-            ])
-            .args([
-                "-oAPT::Architecture=amd64",
-                "-oAPT::Architectures=amd64",
-                "-oAPT::Sandbox::User=",
-            ])
-            .args([
-                "-oAPT::Update::Error-Mode=any",
-                "-oAcquire::Languages=none",
-                "-oAcquire::Retries=3",
-            ])
-            // Neither the descriptions for software centres nor the machine's own hooks are of use here.
-            .args([
-                "-oAcquire::IndexTargets::deb::DEP-11::DefaultEnabled=false",
-                "-oAPT::Update::Post-Invoke::=",
-            ]);
-        command
-    }
-
-    /// The kernel that the release's meta package depends on now.
-    fn kernel_package(&self) -> Result<String> {
-        let depends = cmd::output(self.command("apt-cache").args(["depends", META_PACKAGE]))?;
-        match newest_kernel(&depends) {
-            Some(package) => Ok(package),
-            None => bail!("{META_PACKAGE} depends on no kernel; apt-cache said: {depends}"),
-        }
+/// The kernel that the release's meta package depends on now.
+fn kernel_package(apt: &Apt) -> Result<String> {
+    let depends = cmd::output(apt.command("apt-cache").args(["depends", META_PACKAGE]))?;
+    match newest_kernel(&depends) {
+        Some(package) => Ok(package),
+        None => bail!("{META_PACKAGE} depends on no kernel; apt-cache said: {depends}"),
     }
 }
 

@@ -4,6 +4,7 @@
 //! Nothing of it is trusted by the agent: an answer that is too long, malformed or not the one asked for counts as none.
 
 mod client;
+mod confine;
 mod protocol;
 mod server;
 

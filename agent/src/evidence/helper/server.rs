@@ -6,16 +6,16 @@
 use std::collections::HashMap;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use clap::Parser;
-use rustix::process::{Resource, Rlimit, Signal};
 
+use super::confine;
 use super::protocol::{
     Answer, Found, GilView, LONGEST_ANSWER, LONGEST_REQUEST, Numbered, Outcome, Request,
     ThreadView, Want,
 };
 use crate::evidence::native::{Limits, Stacks, mutex_owner};
-use crate::evidence::python::{Error, Python};
+use crate::evidence::python::{self, Error, Program, Python};
 use crate::pipeline::evidence::{Stack, StackKind};
 use crate::pipeline::registers::Registers;
 use crate::pipeline::{Pid, PidKey, Tid};
@@ -23,12 +23,6 @@ use crate::proc;
 
 /// Processes that are held ready. Each costs a descriptor and less than a kilobyte.
 const PROCESSES: usize = 512;
-/// Address space: mapped files included, of which native stacks need large ones.
-const ADDRESS_SPACE: u64 = 1 << 30;
-const DESCRIPTORS: u64 = 1024;
-/// Behind everything that serves somebody.
-const NICE: i32 = 10;
-
 /// Options of `loopwarden evidence-helper`.
 #[derive(Debug, Parser)]
 pub struct Args {
@@ -39,7 +33,7 @@ pub struct Args {
 
 /// Answers requests until standard input ends.
 pub fn serve(args: &Args) -> anyhow::Result<u8> {
-    confine(args.parent)?;
+    confine::confine(args.parent)?;
     let mut server = Server::default();
     let mut input = BufReader::new(io::stdin().lock());
     let mut output = io::stdout().lock();
@@ -69,46 +63,21 @@ pub fn serve(args: &Args) -> anyhow::Result<u8> {
     }
 }
 
-/// Ends with the agent, keeps nothing of it, and takes little of the machine.
-fn confine(parent: u32) -> anyhow::Result<()> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
-        .context("asking to end with the agent failed")?;
-    let is_parent =
-        |pid: rustix::process::Pid| u32::try_from(pid.as_raw_nonzero().get()) == Ok(parent);
-    if !rustix::process::getppid().is_some_and(is_parent) {
-        bail!("the agent that started this helper has ended");
-    }
-    // SAFETY: nothing has been opened yet, so no descriptor above the standard ones is owned by anything here.
-    unsafe {
-        libc::close_range(3, libc::c_uint::MAX, 0);
-    }
-    let limits = [
-        (Resource::As, ADDRESS_SPACE),
-        (Resource::Nofile, DESCRIPTORS),
-        (Resource::Core, 0),
-    ];
-    for (resource, most) in limits {
-        let maximum = rustix::process::getrlimit(resource).maximum;
-        let most = maximum.map_or(most, |maximum| maximum.min(most));
-        let limit = Rlimit {
-            current: Some(most),
-            maximum: Some(most),
-        };
-        rustix::process::setrlimit(resource, limit)
-            .with_context(|| format!("limiting {resource:?} to {most} failed"))?;
-    }
-    // Neither is needed to work: a container may forbid both.
-    let _ = rustix::process::nice(NICE);
-    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
-    Ok(())
-}
-
 /// What a process runs.
 #[derive(Debug)]
 enum Known {
     Python(Box<Python>),
     /// Something else: its stacks are native ones.
-    Other,
+    Other(Program),
+}
+
+impl Known {
+    fn is_running(&self) -> bool {
+        match self {
+            Self::Python(python) => python.is_running(),
+            Self::Other(program) => program.is_running(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -130,7 +99,7 @@ impl Server {
     fn handle(&mut self, request: &Request) -> Outcome {
         self.requests += 1;
         let outcome = match &request.want {
-            Want::Prepare => self.prepare(request, false).map(|()| Outcome::Prepared {
+            Want::Prepare => self.prepare(request).map(|()| Outcome::Prepared {
                 runtime: self.runtime(request.pid),
             }),
             Want::Stack { tid, registers } => self.stack(request, *tid, registers.as_ref()),
@@ -140,28 +109,32 @@ impl Server {
                 return Outcome::Forgotten;
             }
         };
+        // Every error here names its cause itself.
         outcome.unwrap_or_else(|error| Outcome::Failed {
-            why: format!("{error:#}"),
+            why: error.to_string(),
         })
     }
 
     fn runtime(&self, pid: Pid) -> Option<String> {
         match &self.processes.get(&pid)?.known {
             Known::Python(python) => Some(python.version()),
-            Known::Other => None,
+            Known::Other(_) => None,
         }
     }
 
     /// Looks at the process unless it is known.
-    fn prepare(&mut self, request: &Request, again: bool) -> anyhow::Result<()> {
+    fn prepare(&mut self, request: &Request) -> anyhow::Result<()> {
         if let Some(entry) = self.processes.get_mut(&request.pid)
             && entry.start_ns == request.start_ns
-            && !again
+            && entry.known.is_running()
         {
             entry.used = self.requests;
             return Ok(());
         }
+        self.native.forget(request.pid);
         self.processes.remove(&request.pid);
+        // First: if the process runs another program a moment later, this one is found to have ended.
+        let program = Program::of(request.pid)?;
         let found = Python::find(request.pid);
         // After its memory was opened: what was opened is the process that was meant, or it is not used.
         same_process(request)?;
@@ -170,7 +143,7 @@ impl Server {
             Err(Error::NotPython) => {
                 // What cannot be made ready now is tried again with the first stack, which tells why.
                 let _ = self.native.prepare(request.pid, Limits::default());
-                Known::Other
+                Known::Other(program)
             }
             Err(error) => return Err(error.into()),
         };
@@ -195,14 +168,7 @@ impl Server {
         tid: Tid,
         registers: Option<&Registers>,
     ) -> anyhow::Result<Outcome> {
-        self.prepare(request, false)?;
-        let first = self.known_stack(request.pid, tid, registers);
-        // The process runs another program now.
-        let is_gone = |error: &anyhow::Error| matches!(error.downcast_ref(), Some(Error::Gone));
-        if !first.as_ref().is_err_and(is_gone) {
-            return first;
-        }
-        self.prepare(request, true)?;
+        self.prepare(request)?;
         self.known_stack(request.pid, tid, registers)
     }
 
@@ -256,7 +222,7 @@ impl Server {
 
 fn same_process(request: &Request) -> anyhow::Result<()> {
     let pid = request.pid;
-    let stat = proc::stat(pid).with_context(|| format!("process {pid} has ended"))?;
+    let stat = proc::stat(pid).map_err(|error| anyhow!("process {pid} has ended: {error}"))?;
     let found = PidKey {
         pid,
         start_ns: proc::start_ns(&stat),
@@ -274,33 +240,57 @@ fn same_process(request: &Request) -> anyhow::Result<()> {
 fn python_stack(python: &Python, pid: Pid, tid: Tid) -> Result<Found, Error> {
     python.begin();
     let stack = python.stack(tid)?;
-    // The lock is a bonus: without it the stack is as good.
-    let gil = python.gil(tid, futex(pid, tid)).ok().map(|gil| GilView {
-        holder: gil.holder,
-        is_holder_running: gil
-            .holder
-            .and_then(|holder| proc::thread_stat(pid, holder).ok())
-            .is_some_and(|stat| stat.state == 'R'),
-        holder_frame: gil.frame,
-        is_wanted: gil.is_wanted,
-    });
+    if stack.frames.is_empty() {
+        // Known to the interpreter, and in no Python code: it starts, ends, or is a library's.
+        return Err(Error::NoThread(tid));
+    }
+    let futex = futex(pid, tid);
+    // Locks are a bonus: without them the stack is as good.
+    let gil = python.gil(tid, futex).ok();
+    let waits_for_gil = gil.as_ref().is_some_and(|gil| gil.is_wanted);
+    let holder = match futex {
+        Some(futex) if !waits_for_gil => python.lock_holder(tid, futex).ok().flatten(),
+        _ => None,
+    };
     Ok(Found {
         runtime: Some(python.version()),
-        stack: Stack {
-            kind: StackKind::Python,
-            frames: stack.frames,
-        },
         cut: stack.is_cut.then(|| "too many frames".to_owned()),
         is_moving: stack.is_moving,
-        gil,
-        lock_holder: None,
+        stack: shown(stack),
+        gil: gil.map(|gil| gil_view(pid, gil)),
+        lock_holder: holder.map(|holder| ThreadView {
+            tid: holder.tid,
+            name: thread_name(pid, holder.tid),
+            stack: Some(shown(holder.stack)),
+        }),
     })
 }
 
-/// The kernel's name of a thread; empty if it has ended.
+fn shown(stack: python::Stack) -> Stack {
+    Stack {
+        kind: StackKind::Python,
+        frames: stack.frames,
+    }
+}
+
+fn gil_view(pid: Pid, gil: python::Gil) -> GilView {
+    let state = gil
+        .holder
+        .and_then(|holder| proc::thread_stat(pid, holder).ok());
+    GilView {
+        holder: gil.holder,
+        is_holder_running: state.is_some_and(|stat| stat.state == 'R'),
+        holder_frame: gil.frame,
+        is_wanted: gil.is_wanted,
+    }
+}
+
+/// A thread's name as the kernel has it, empty if it has ended; the process chooses it, so it is made harmless.
 fn thread_name(pid: Pid, tid: Tid) -> String {
     let name = std::fs::read(format!("/proc/{pid}/task/{tid}/comm")).unwrap_or_default();
-    String::from_utf8_lossy(&name).trim_end().to_owned()
+    let name = String::from_utf8_lossy(&name);
+    let plain = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    name.trim_end_matches('\n').chars().map(plain).collect()
 }
 
 /// The address that a thread sleeps on in `futex`.

@@ -85,6 +85,11 @@ impl Objects<'_> {
         })
     }
 
+    /// Where a thread is in its innermost frame.
+    pub(super) fn innermost(&self, state: ThreadState) -> Result<Option<Place>, Error> {
+        Ok(self.chain(state)?.places.into_iter().next())
+    }
+
     fn chain(&self, state: ThreadState) -> Result<Chain, Error> {
         let layout = &self.python.layout;
         let mut chain = Chain::default();

@@ -34,6 +34,11 @@ impl Memory {
         }
     }
 
+    /// Whether the program still runs: the file of one that does not has an end everywhere, also where nothing was mapped.
+    pub(super) fn is_alive(&self) -> bool {
+        !matches!(self.file.read_at(&mut [0], 1), Ok(0))
+    }
+
     /// A new request begins.
     pub(super) fn refill(&self) {
         self.reads_left.set(READS);

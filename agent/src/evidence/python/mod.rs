@@ -14,6 +14,7 @@ mod gil;
 mod image;
 mod layout;
 mod lines;
+mod lock;
 mod memory;
 mod object;
 mod process;
@@ -21,4 +22,4 @@ mod threads;
 
 pub use error::Error;
 pub use frames::Stack;
-pub use process::{Gil, Python, Thread};
+pub use process::{Gil, Program, Python, Thread};

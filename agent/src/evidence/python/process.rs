@@ -21,6 +21,23 @@ pub struct Python {
     musl: bool,
 }
 
+/// A program that a process runs: another one in the same process is another.
+#[derive(Debug)]
+pub struct Program(Memory);
+
+impl Program {
+    /// What the process runs now.
+    pub fn of(pid: Pid) -> Result<Self, Error> {
+        Memory::open(pid).map(Self)
+    }
+
+    /// Whether the process still runs it.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.0.is_alive()
+    }
+}
+
 /// A thread and what it is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Thread {
@@ -61,6 +78,12 @@ impl Python {
         format!("CPython 3.{}", self.interpreter.layout.minor)
     }
 
+    /// Whether the process still runs the program in which the interpreter was found.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.memory.is_alive()
+    }
+
     /// A new request begins, with a new allowance of reads.
     pub fn begin(&self) {
         self.memory.refill();
@@ -92,6 +115,30 @@ impl Python {
             frame,
             is_wanted,
         })
+    }
+
+    /// The thread that holds the lock that thread `tid` waits for, asleep on a futex at that address, where that can be shown.
+    pub fn lock_holder(&self, tid: Tid, futex: u64) -> Result<Option<Thread>, Error> {
+        let state = self.state(self.native(tid)?, tid)?;
+        let Some(place) = self.objects().innermost(state)? else {
+            return Ok(None);
+        };
+        let Some(owner) = self.objects().lock_owner(place, futex)? else {
+            return Ok(None);
+        };
+        let states = threads::list(&self.memory, &self.interpreter, self.musl)?;
+        let Some(holder) = states.into_iter().find(|state| state.ident == owner) else {
+            return Ok(None);
+        };
+        let Some(other) = self.tid(holder.native).filter(|other| *other != tid) else {
+            return Ok(None);
+        };
+        let stack = self.objects().stack(|| self.state(holder.native, other))?;
+        // Read last: had the lock gone to another thread meanwhile, this one would be shown for nothing.
+        if self.objects().lock_owner(place, futex)? != Some(owner) {
+            return Ok(None);
+        }
+        Ok(Some(Thread { tid: other, stack }))
     }
 
     fn objects(&self) -> Objects<'_> {
