@@ -17,10 +17,9 @@ pub(super) fn wedged() -> Result<()> {
 }
 
 /// Does nothing for so many milliseconds, and ends.
-pub(super) fn ends_after(ms: u64) -> Result<()> {
+pub(super) fn ends_after(ms: u64) {
     answer("ready");
     std::thread::sleep(std::time::Duration::from_millis(ms));
-    Ok(())
 }
 
 /// An engine whose main thread ends when it is told to, while another thread goes on: its process has not ended, its

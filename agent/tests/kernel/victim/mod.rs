@@ -23,7 +23,10 @@ pub(crate) fn play(arguments: &[String]) -> Result<()> {
     match words.as_slice() {
         ["loop", poller, rest @ ..] => looper::run(poller, rest),
         ["engine"] => engine::wedged(),
-        ["ends-after", ms] => engine::ends_after(ms.parse()?),
+        ["ends-after", ms] => {
+            engine::ends_after(ms.parse()?);
+            Ok(())
+        }
         ["recorder", pid, mode, grace, engine] => recorder::run(pid, mode, grace, engine),
         ["leader-ends"] => engine::leader_ends(),
         ["wrapper", engine] => engine::wrapper(engine),

@@ -34,7 +34,9 @@ pub(super) fn run(pid: &str, mode: &str, grace: &str, engine: &str) -> Result<()
         if matches!(notice, Notice::Loop { .. }) {
             answer("ready");
         }
-        let clock = WallClock::tie(kernel::clock::now(), SystemTime::now()).tied();
+        #[expect(clippy::disallowed_methods, reason = "records have wall-clock times")]
+        let wall = SystemTime::now();
+        let clock = WallClock::tie(kernel::clock::now(), wall).tied();
         let mut collector = collector.lock().unwrap_or_else(PoisonError::into_inner);
         if let Step::Closed(record) = collector.take(&notice, clock, |_| in_force) {
             answer(&format!(
