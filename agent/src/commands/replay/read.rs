@@ -185,6 +185,7 @@ mod tests {
                 kind,
                 ..Cause::default()
             },
+            shares: Vec::new(),
             evidence: None,
         };
         let clock = Tied {
