@@ -247,8 +247,6 @@ pub enum Notice {
     Episode {
         /// The incident it belongs to.
         incident: IncidentId,
-        /// When the incident began.
-        since: Mono,
         /// Who.
         info: Arc<LoopInfo>,
         /// The story.

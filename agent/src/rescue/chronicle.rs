@@ -143,7 +143,6 @@ impl Sentinel {
                 let (info, story) = (info.clone(), Arc::new(story));
                 self.tell(Notice::Episode {
                     incident,
-                    since,
                     info,
                     story,
                 });

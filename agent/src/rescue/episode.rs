@@ -132,7 +132,6 @@ impl Sentinel {
                 None => Decision::Leave,
             };
         }
-        self.note_look(tid, &facts, asked, now);
         if let Some(episode) = self
             .loops
             .get_mut(&tid)
@@ -168,5 +167,7 @@ impl Sentinel {
                 grace,
             } => self.act(tid, child, exe, signal, grace, &facts, now),
         }
+        // Last: nothing that is only for the journal comes before a signal.
+        self.note_look(tid, &facts, asked, now);
     }
 }

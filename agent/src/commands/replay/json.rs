@@ -33,6 +33,7 @@ pub(super) fn object(found: &Found, report: &Report, configuration: &str) -> Val
             "largest_shift_ms": millis::of(report.check.largest_shift),
         },
         "lags": {"exit": lag(&report.lags.exit), "poll": lag(&report.lags.poll)},
+        "gaps": report.gaps,
         "skipped": skipped,
         "skipped_count": found.skipped_count,
     })

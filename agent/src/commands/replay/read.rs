@@ -145,3 +145,138 @@ fn take(records: &mut Records, record: &IncidentRecord) {
         records.insert(record.incident, (record.state, Incident::from(record)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::Mono;
+    use crate::pipeline::collect::{Collector, Step};
+    use crate::pipeline::notice::{EndedBy, LoopInfo, Notice, StallView};
+    use crate::pipeline::record::InForce;
+    use crate::pipeline::stamp::{Stamp, Tied};
+    use crate::pipeline::{Cause, CauseKind, LoopId, Pid, PidKey, Tid};
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    /// The record of a stall of that kind, open and closed.
+    fn written(number: u128, kind: CauseKind) -> (String, String) {
+        let process = PidKey {
+            pid: Pid(7),
+            start_ns: 1,
+        };
+        let info = Arc::new(LoopInfo {
+            id: LoopId {
+                process,
+                tid: Tid(7),
+            },
+            slot: 0,
+            target: "t".into(),
+            exe: "app".into(),
+            poller: "epoll_wait".into(),
+            plan: "fentry",
+        });
+        let incident = IncidentId(number);
+        let view = StallView {
+            incident,
+            at: Mono(5_000_000_000),
+            busy: Duration::from_millis(150),
+            busy_is_lower_bound: false,
+            cause: Cause {
+                kind,
+                ..Cause::default()
+            },
+            shares: Vec::new(),
+            evidence: None,
+        };
+        let clock = Tied {
+            mono: Mono(0),
+            wall: Stamp(1_700_000_000_000_000),
+        };
+        let mut collector = Collector::new(IncidentId(1));
+        let opened = Notice::StallOpened {
+            info: info.clone(),
+            view: view.clone(),
+        };
+        collector.take(&opened, clock, |_| InForce::default());
+        let open = serde_json::to_string(collector.record(incident).unwrap()).unwrap();
+        let closed = Notice::StallClosed {
+            info,
+            view,
+            rescued: false,
+            ended_by: EndedBy::Poll,
+        };
+        let Step::Closed(record) = collector.take(&closed, clock, |_| InForce::default()) else {
+            panic!("the incident is over");
+        };
+        (open, serde_json::to_string(&record).unwrap())
+    }
+
+    fn read(text: &[u8]) -> Found {
+        let (mut found, mut records) = (Found::default(), BTreeMap::new());
+        lines(text, "file", &mut records, &mut found).unwrap();
+        found.incidents = records
+            .into_values()
+            .map(|(_, incident)| incident)
+            .collect();
+        found
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named_and_skipped() {
+        let (_, closed) = written(5, CauseKind::Sleep);
+        let newer = closed.replacen("\"v\":1", "\"v\":99", 1);
+        let (torn, _) = closed.split_at(closed.len() / 2);
+        let mut text = format!("{torn}\n\n{newer}\n{{\"type\":\"other\"}}\n").into_bytes();
+        text.extend(b"\xff\xfe\n");
+        text.extend(closed.as_bytes());
+        let found = read(&text);
+        assert_eq!(found.incidents.len(), 1);
+        let places: Vec<&str> = found
+            .skipped
+            .iter()
+            .map(|(place, _)| place.as_str())
+            .collect();
+        assert_eq!(places, ["file:1", "file:3", "file:4", "file:5"]);
+        assert!(
+            found.skipped[1].1.contains("version 99"),
+            "{:?}",
+            found.skipped
+        );
+    }
+
+    #[test]
+    fn a_line_without_end_is_bounded() {
+        let (_, closed) = written(5, CauseKind::Sleep);
+        let mut text = vec![b'x'; usize::try_from(LONGEST_LINE).unwrap() + 5];
+        text.push(b'\n');
+        text.extend(closed.as_bytes());
+        let found = read(&text);
+        assert_eq!((found.incidents.len(), found.skipped_count), (1, 1));
+        assert_eq!(found.skipped[0].0, "file:1");
+    }
+
+    #[test]
+    fn the_closed_record_of_an_incident_wins() {
+        let (open, closed) = written(5, CauseKind::Sleep);
+        for text in [format!("{open}\n{closed}\n"), format!("{closed}\n{open}\n")] {
+            let found = read(text.as_bytes());
+            assert_eq!(found.incidents.len(), 1);
+            assert_eq!(found.incidents[0].unreplayable, None);
+        }
+        let alone = read(open.as_bytes());
+        assert!(alone.incidents[0].unreplayable.is_some());
+    }
+
+    #[test]
+    fn a_wait_without_a_story_is_not_replayable_and_any_other_stall_is() {
+        let (_, wait) = written(5, CauseKind::ChildWait);
+        let (_, other) = written(6, CauseKind::CpuBusy);
+        let found = read(format!("{wait}\n{other}").as_bytes());
+        let why: Vec<bool> = found
+            .incidents
+            .iter()
+            .map(|one| one.unreplayable.is_some())
+            .collect();
+        assert_eq!(why, [true, false]);
+    }
+}

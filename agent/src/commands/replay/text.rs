@@ -144,6 +144,9 @@ fn footnotes(page: &mut String, report: &Report) {
     if !check.differing.is_empty() {
         let _ = writeln!(page, "It does not in: {}", check.differing.join(", "));
     }
+    for gap in &report.gaps {
+        let _ = writeln!(page, "Not known: {gap}.");
+    }
     let used = report.incidents.iter().filter_map(|one| one.new.as_ref());
     if used
         .into_iter()

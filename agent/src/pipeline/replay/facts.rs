@@ -20,6 +20,13 @@ pub(super) struct Timeline<'a> {
     pub(super) our_doing: Option<Mono>,
 }
 
+/// Whether somebody was stopped or frozen at a look, and the last time that anybody was.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Held {
+    held: bool,
+    until: Option<Mono>,
+}
+
 impl<'a> Timeline<'a> {
     /// The look that holds at a moment, and its place among the looks.
     pub(super) fn look_at(&self, at: Mono) -> Option<(usize, &'a Look)> {
@@ -28,29 +35,38 @@ impl<'a> Timeline<'a> {
         held.or_else(|| self.story.looks.iter().enumerate().next())
     }
 
-    /// The facts as the policy would have been shown them.
+    /// The facts as the policy would have been shown them, and whether somebody was held. `before` is what the look before
+    /// this one found of that.
     pub(super) fn facts(
         &self,
         at: Mono,
         termed: Option<Mono>,
+        before: Held,
         guards: Guards,
-    ) -> Option<WaitFacts> {
+    ) -> Option<(WaitFacts, Held)> {
         let story = self.story;
         let (index, look) = self.look_at(at)?;
         let next = story.looks.get(index + 1).filter(|_| at > look.until);
         let held = self.is_held(look, at);
-        let mut held_until = look.held_until.filter(|until| *until <= at);
+        // What the first look found is from before the wait. Later ones say when the agent came to know, not when it was.
+        let earlier = look.held_until.filter(|until| index == 0 && *until <= at);
+        let mut held_until = before.until.max(earlier);
         for pid in self.concerned(look) {
             let holds = story.holds.iter().filter(|hold| hold.pid == pid);
             let untils = holds.filter_map(|hold| hold.until);
             held_until = held_until.max(untils.filter(|until| *until <= at).max());
         }
-        if held {
+        // Up to this look if it was held at the last one: it was set free somewhere in between.
+        if held || before.held {
             held_until = Some(at);
         }
+        let found = Held {
+            held,
+            until: held_until,
+        };
         let children = look.children.iter();
         let alive = children.filter(|child| !self.has_ended(child.pid, at));
-        Some(WaitFacts {
+        let facts = WaitFacts {
             start: story.start,
             first_seen: story.first_seen,
             older_than_agent: story.older_than_agent,
@@ -73,7 +89,8 @@ impl<'a> Timeline<'a> {
             throttled: throttled(look, story.looks.get(index + 1), at),
             termed,
             guards,
-        })
+        };
+        Some((facts, found))
     }
 
     fn child(&self, child: &Child, look: &Look, next: Option<&Look>, at: Mono) -> ChildFacts {

@@ -12,6 +12,7 @@ mod simulate;
 mod totals;
 mod world;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::cause::CauseKind;
@@ -145,6 +146,8 @@ pub struct Report {
     pub check: SelfCheck,
     /// How long a child took to end, and its loop to poll again.
     pub lags: Lags,
+    /// What the record cannot tell of these rules at all.
+    pub gaps: Vec<String>,
 }
 
 /// Replays incidents.
@@ -166,7 +169,31 @@ pub fn replay(incidents: &[Incident], alternative: &dyn Alternative) -> Report {
         incidents: replayed,
         check,
         lags,
+        gaps: gaps(incidents, alternative),
     }
+}
+
+/// A record has only what was a stall under the rules of its time.
+fn gaps(incidents: &[Incident], alternative: &dyn Alternative) -> Vec<String> {
+    let mut gaps = BTreeSet::new();
+    for incident in incidents {
+        let Some(tried) = alternative.policy(incident, incident.episodes.last()) else {
+            continue;
+        };
+        let recorded = incident.settings.stall_after;
+        let unseen = |what: &str| {
+            format!("{what} shorter than {recorded:?}, stall_after of the record, are not in it")
+        };
+        if tried.stall_after < recorded {
+            gaps.insert(unseen("stalls"));
+        }
+        if tried.engine.is_some_and(|engine| engine.grace < recorded) {
+            gaps.insert(unseen(
+                "waits that a grace this short could have ended, and that were",
+            ));
+        }
+    }
+    gaps.into_iter().collect()
 }
 
 fn one(

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::facts::Timeline;
+use super::facts::{Held, Timeline};
 use super::world::World;
 use super::{Action, Alternative, Incident, enforces};
 use crate::pipeline::ids::{Mono, Pid};
@@ -120,6 +120,7 @@ impl Simulation<'_> {
         let rules = engine.rules();
         let mut now = first.at;
         let mut termed = None;
+        let mut held = Held::default();
         for _ in 0..MOST_STEPS {
             if now >= self.horizon {
                 break;
@@ -128,9 +129,10 @@ impl Simulation<'_> {
                 break;
             };
             let guards = world.guards(story, look, self.policy, now);
-            let Some(facts) = self.line.facts(now, termed, guards) else {
+            let Some((facts, found)) = self.line.facts(now, termed, held, guards) else {
                 break;
             };
+            held = found;
             let next = match decide(&facts, &rules, now) {
                 Decision::Leave => None,
                 Decision::Later(at) => Some(self.timer(now, at)),
@@ -180,8 +182,10 @@ impl Simulation<'_> {
         let looks = &self.line.story.looks;
         let past = looks.last().is_none_or(|last| now >= last.until);
         if past && !timed {
-            // Nothing will heal it but what the kernel has told of.
-            return self.next_event(now).map(|event| event.max(again));
+            // Nothing will heal it but what the kernel has told of: the look that comes after that is the next that matters.
+            let event = self.next_event(now)?;
+            let steps = nanos(event.since(again)).div_ceil(nanos(SOON));
+            return Some(Mono(again.0 + steps * nanos(SOON)));
         }
         let next = looks.iter().map(|look| look.at).find(|at| *at > now);
         let at = self.timer(now, again);

@@ -13,6 +13,7 @@ mod machine;
 mod recognition;
 mod refusals;
 mod reload;
+mod replay;
 mod rescue;
 mod stacks;
 
@@ -54,6 +55,7 @@ pub(crate) fn all() -> Vec<Case> {
         recognition::cases(),
         refusals::cases(),
         reload::cases(),
+        replay::cases(),
         rescue::cases(),
         stacks::cases(),
     ];

@@ -27,7 +27,10 @@ pub(super) fn spawn(kind: &str, program: &str) -> Result<i32> {
             let (outer, engine) = program.split_once(':').context("no engine named")?;
             start(outer, &[kind, engine], 0)
         }
-        _ => bail!("no such kind of child: {kind}"),
+        _ => match kind.strip_prefix("ends-after-") {
+            Some(ms) => start(program, &["ends-after", ms], 0),
+            None => bail!("no such kind of child: {kind}"),
+        },
     }
 }
 

@@ -16,6 +16,12 @@ pub(super) fn wedged() -> Result<()> {
     sys::pause_for_ever()
 }
 
+/// Does nothing for so many milliseconds, and ends.
+pub(super) fn ends_after(ms: u64) {
+    answer("ready");
+    std::thread::sleep(std::time::Duration::from_millis(ms));
+}
+
 /// An engine whose main thread ends when it is told to, while another thread goes on: its process has not ended, its
 /// leader is a zombie without `/proc/PID/exe`.
 pub(super) fn leader_ends() -> Result<()> {

@@ -9,6 +9,7 @@ mod calls;
 mod children;
 mod engine;
 mod looper;
+mod recorder;
 mod threads;
 mod waits;
 
@@ -22,6 +23,11 @@ pub(crate) fn play(arguments: &[String]) -> Result<()> {
     match words.as_slice() {
         ["loop", poller, rest @ ..] => looper::run(poller, rest),
         ["engine"] => engine::wedged(),
+        ["ends-after", ms] => {
+            engine::ends_after(ms.parse()?);
+            Ok(())
+        }
+        ["recorder", pid, mode, grace, engine] => recorder::run(pid, mode, grace, engine),
         ["leader-ends"] => engine::leader_ends(),
         ["wrapper", engine] => engine::wrapper(engine),
         ["orphan", engine] => engine::orphan(engine),
