@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 
 use super::dir::{Dir, DirError, failed, file_name};
 use super::line::{Aggregate, Line, decode};
-use super::writer::Position;
 use crate::pipeline::IncidentId;
 use crate::pipeline::record::{IncidentRecord, State};
 
@@ -76,44 +75,6 @@ pub fn read(path: &Path) -> Result<Contents, DirError> {
         }
     }
     Ok(contents)
-}
-
-/// The lines from a position on, until `each` says that it is enough.
-pub(super) fn from(
-    dir: &Dir,
-    start: Position,
-    mut each: impl FnMut(Position, Line) -> bool,
-) -> Result<(), DirError> {
-    for (number, _) in dir.files()? {
-        if number < start.file {
-            continue;
-        }
-        let offset = if number == start.file {
-            start.offset
-        } else {
-            0
-        };
-        let Ok(file) = dir.read(number) else {
-            continue;
-        };
-        let mut more = true;
-        // What cannot be read is told by `incidents`; here it is passed over.
-        let _ = lines(file, offset, true, &mut |offset, line| {
-            if let (true, Ok(line)) = (more, line) {
-                more = each(
-                    Position {
-                        file: number,
-                        offset,
-                    },
-                    line,
-                );
-            }
-        });
-        if !more {
-            break;
-        }
-    }
-    Ok(())
 }
 
 impl Contents {
