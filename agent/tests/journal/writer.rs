@@ -54,6 +54,7 @@ pub fn view(incident: IncidentId, busy: Duration) -> StallView {
             ..Cause::default()
         },
         evidence: None,
+        shares: Vec::new(),
     }
 }
 

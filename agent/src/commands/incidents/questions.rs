@@ -107,7 +107,7 @@ fn child(record: &IncidentRecord, style: Style, open: &mut Vec<String>) {
         What::Opened { cause } | What::Cause { cause } => cause
             .child
             .as_ref()
-            .is_some_and(|child| child.told_to_end_ms_ago.is_some()),
+            .is_some_and(|child| child.told_to_end_ms_ago.is_some() || child.signalled.is_some()),
         _ => false,
     });
     if record.cause.kind == CauseKind::ChildWait && !told && child.told_to_end_ms_ago.is_none() {

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use super::questions::questions;
 use super::render::Block;
-use super::why::why;
+use super::why::{teller, why};
 use super::words::{Style, clean, doing, frame, outcome, process, span};
 use crate::pipeline::record::{Action, InForce, IncidentRecord, What};
 use crate::pipeline::stamp::Stamp;
-use crate::pipeline::{EndedBy, Mode};
+use crate::pipeline::{ChildCause, EndedBy, Mode};
 
 /// The document of a record. `unfinished`: the agent ended while it lasted.
 pub(super) fn report(record: &IncidentRecord, unfinished: bool, style: Style) -> Vec<Block> {
@@ -97,8 +97,12 @@ fn timeline(record: &IncidentRecord, style: Style) -> Vec<Vec<String>> {
     let began = record.began.0;
     let mut rows = vec![(record.began, "the loop left its poller".to_owned())];
     if let Some((time, child)) = told_to_end(record) {
-        let who = process(style, &child.0, child.1);
-        rows.push((time, format!("the process told its child {who} to end")));
+        let who = process(style, &child.exe, child.pid);
+        let told = child.signalled.as_ref().map_or_else(
+            || format!("the process told its child {who} to end"),
+            |signal| format!("{} told the child {who} to end", teller(signal, style)),
+        );
+        rows.push((time, told));
     }
     for entry in &record.timeline {
         let what = match &entry.what {
@@ -140,15 +144,17 @@ fn timeline(record: &IncidentRecord, style: Style) -> Vec<Vec<String>> {
     rows
 }
 
-/// When the process told the child to end, as the first cause that knows it says.
-fn told_to_end(record: &IncidentRecord) -> Option<(Stamp, (String, u32))> {
+/// When the child was told to end, as the first cause that knows it says.
+fn told_to_end(record: &IncidentRecord) -> Option<(Stamp, &ChildCause)> {
     record.timeline.iter().find_map(|entry| {
         let (What::Opened { cause } | What::Cause { cause }) = &entry.what else {
             return None;
         };
         let child = cause.child.as_ref()?;
-        let ago = Duration::try_from_secs_f64(child.told_to_end_ms_ago? / 1000.0).ok()?;
-        Some((entry.time.minus(ago), (child.exe.clone(), child.pid.0)))
+        let first = child.signalled.as_ref().map(|signal| signal.ms_ago);
+        let ago = first.or(child.told_to_end_ms_ago)?;
+        let ago = Duration::try_from_secs_f64(ago / 1000.0).ok()?;
+        Some((entry.time.minus(ago), child))
     })
 }
 

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::commands::incidents::render::{markdown, text};
+use crate::pipeline::cause::Signalled;
 use crate::pipeline::collect::{Collector, Step};
 use crate::pipeline::evidence::{ChildDetail, Details, Missing, SocketDetail, Stack, StackKind};
 use crate::pipeline::record::{EngineInForce, InForce};
@@ -46,10 +47,17 @@ fn record(name: &str, missing: &[(&str, &str)]) -> IncidentRecord {
                 exe: name.to_owned(),
                 state: "sleeping".into(),
                 told_to_end_ms_ago: Some(90.0),
+                signalled: Some(Signalled {
+                    by: Pid(42),
+                    by_exe: name.to_owned(),
+                    signal: "SIGINT".into(),
+                    ms_ago: 90.0,
+                }),
             }),
             ..Cause::default()
         },
         evidence,
+        shares: Vec::new(),
     };
     let evidence = Some(Arc::new(evidence(name, missing)));
     let action = ActionNotice {
@@ -158,9 +166,9 @@ fn a_post_mortem_tells_what_an_expert_would_ask() {
     for part in [
         "# Incident 00000100000000000000000000: the event loop of `query-engine` was blocked for 502.0 ms",
         "it waited for its child `query-engine` (pid 99) in `wait4`. Loopwarden sent SIGKILL to `query-engine` (pid 99) after 500.0 ms.",
-        "| 12:34:56.010 | 10.0 ms | the process told its child `query-engine` (pid 99) to end |",
+        "| 12:34:56.010 | 10.0 ms | `query-engine` (pid 42) with `SIGINT` told the child `query-engine` (pid 99) to end |",
         "| 12:34:56.140 | 140.0 ms | evidence: in `query-engine (subprocess.py:1264)` |",
-        "The child `query-engine` (pid 99), 12 as the process itself numbers it, was `sleeping`; the process had told it to end.",
+        "The child `query-engine` (pid 99), 12 as the process itself numbers it, was `sleeping`; `query-engine` (pid 42) with `SIGINT` had told it to end.",
         "Why it did not end: it was closing a connection whose other end did not answer: `tcp` to `10.0.0.5:5432`, `LAST_ACK`, 117 bytes not acknowledged.",
         "```text\nquery-engine (subprocess.py:1264)\n```",
         "- engine: grace 500.0 ms, unknown_grace 10.00 s, untold_grace never",
@@ -179,10 +187,12 @@ fn what_is_missing_becomes_a_question() {
     record.evidence.clear();
     for entry in &mut record.timeline {
         if let What::Opened { cause } | What::Cause { cause } = &mut entry.what {
-            cause.child.as_mut().unwrap().told_to_end_ms_ago = None;
+            let child = cause.child.as_mut().unwrap();
+            (child.told_to_end_ms_ago, child.signalled) = (None, None);
         }
     }
-    record.cause.child.as_mut().unwrap().told_to_end_ms_ago = None;
+    let child = record.cause.child.as_mut().unwrap();
+    (child.told_to_end_ms_ago, child.signalled) = (None, None);
     record.began_earlier = true;
     record.outcome = None;
     assert_eq!(

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::render::Block;
 use super::words::{Style, doing, frame, process, span};
+use crate::pipeline::cause::Signalled;
 use crate::pipeline::evidence::{ChildDetail, SocketDetail, Stack, StackKind};
 use crate::pipeline::record::IncidentRecord;
 use crate::pipeline::{Cause, CauseKind};
@@ -73,10 +74,11 @@ fn code(stack: &Stack) -> Block {
 fn facts(record: &IncidentRecord, cause: &Cause, style: Style) -> Vec<String> {
     let mut items = Vec::new();
     if let Some(child) = &cause.child {
-        let told = child.told_to_end_ms_ago.map_or_else(
-            || "nobody was seen telling it to end".to_owned(),
-            |_| "the process had told it to end".to_owned(),
-        );
+        let told = match (&child.signalled, child.told_to_end_ms_ago) {
+            (Some(signal), _) => format!("{} had told it to end", teller(signal, style)),
+            (None, Some(_)) => "the process had told it to end".to_owned(),
+            (None, None) => "nobody was seen telling it to end".to_owned(),
+        };
         let inside = if child.ns_pid.0 == child.pid.0 {
             String::new()
         } else {
@@ -101,6 +103,12 @@ fn facts(record: &IncidentRecord, cause: &Cause, style: Style) -> Vec<String> {
         items.push("The thread was on a processor, in its own code.".to_owned());
     }
     items
+}
+
+/// Who sent which signal.
+pub(super) fn teller(signal: &Signalled, style: Style) -> String {
+    let who = process(style, &signal.by_exe, signal.by);
+    format!("{who} with {}", style.name(&signal.signal))
 }
 
 fn child_facts(child: &ChildDetail, style: Style) -> Vec<String> {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::pipeline::cause::{StarvedBy, StoppedBy};
 use crate::pipeline::record::IncidentRecord;
 use crate::pipeline::{Cause, CauseKind, Frame};
 
@@ -99,7 +100,14 @@ pub(super) fn doing(style: Style, cause: &Cause) -> String {
         }
         CauseKind::NetworkWait => cause.peer.as_ref().map_or_else(
             || "waited for a connection".to_owned(),
-            |peer| format!("waited for its connection to {}", style.name(peer)),
+            |peer| {
+                let what = if cause.dns {
+                    "the name server"
+                } else {
+                    "its connection to"
+                };
+                format!("waited for {what} {}", style.name(peer))
+            },
         ),
         CauseKind::PipeWait => "waited for a pipe".to_owned(),
         CauseKind::DiskWait => file.map_or_else(
@@ -112,14 +120,32 @@ pub(super) fn doing(style: Style, cause: &Cause) -> String {
         ),
         CauseKind::Sleep => "slept on purpose".to_owned(),
         CauseKind::CpuBusy => "computed".to_owned(),
-        CauseKind::CpuStarved => "was ready to run and got no processor".to_owned(),
+        CauseKind::CpuStarved => match cause.starved_by {
+            None => "was ready to run and got no processor".to_owned(),
+            Some(StarvedBy::CgroupQuota) => {
+                "was ready to run and got no processor: the quota of its cgroup was used up"
+                    .to_owned()
+            }
+            Some(StarvedBy::Competition) => {
+                "was ready to run and others had its processor".to_owned()
+            }
+            Some(StarvedBy::BusyMachine) => {
+                "was ready to run and no processor of the machine was idle".to_owned()
+            }
+        },
         CauseKind::MemoryStall => "waited for memory".to_owned(),
-        CauseKind::Stopped => "was stopped".to_owned(),
+        CauseKind::Stopped => match cause.stopped_by {
+            None => "was stopped".to_owned(),
+            Some(StoppedBy::Signal) => "was stopped by a signal".to_owned(),
+            Some(StoppedBy::Tracer) => "was stopped by a debugger".to_owned(),
+            Some(StoppedBy::Freezer) => "was frozen by its cgroup".to_owned(),
+        },
         CauseKind::Unknown => "did something that could not be shown".to_owned(),
     };
-    let holder = cause
-        .holder_pid
-        .map_or_else(String::new, |pid| format!(" held by process {pid}"));
+    let holder = cause.holder_pid.map_or_else(String::new, |pid| {
+        let exe = cause.holder_exe.as_deref().unwrap_or_default();
+        format!(", held by {}", process(style, exe, pid))
+    });
     format!("{what}{holder}{call}")
 }
 

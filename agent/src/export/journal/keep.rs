@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use super::line::Aggregate;
 use crate::pipeline::record::{IncidentRecord, VERSION};
-use crate::pipeline::stamp::Stamp;
 use crate::pipeline::{CauseKind, IncidentId, Mono};
 
 /// From this length on every stall has its record.
@@ -114,7 +113,7 @@ impl Keeper {
     pub(super) fn counts(&mut self) -> Vec<Aggregate> {
         self.since = None;
         let mut counts: Vec<Aggregate> = self.counts.drain().map(|(_, sum)| sum).collect();
-        counts.sort_by_key(|sum| (sum.from, Stamp(u64::MAX - sum.count)));
+        counts.sort_by(|a, b| (a.from, &a.target, &a.line).cmp(&(b.from, &b.target, &b.line)));
         counts
     }
 }

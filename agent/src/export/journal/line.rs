@@ -71,9 +71,10 @@ pub(super) fn incident(record: &IncidentRecord, limit: usize) -> Result<Vec<u8>,
         return Ok(line);
     }
     small.evidence.clear();
+    small.episodes.clear();
     small.actions.truncate(FEW);
     small.cut = vec![
-        "all evidence, long texts, most actions and most of the timeline: the record was too long"
+        "all evidence, what replay needs, long texts, most actions and most of the timeline: the record was too long"
             .into(),
     ];
     let line = encode("incident", &small, SHORT_TEXT)?;
@@ -92,11 +93,16 @@ pub(super) fn aggregate(aggregate: &Aggregate) -> Result<Vec<u8>, String> {
     encode("aggregate", aggregate, SHORT_TEXT)
 }
 
+/// Records that were passed on by a program that keeps only what it knows.
+fn incident_type() -> String {
+    "incident".to_owned()
+}
+
 /// Reads a line without its end.
 pub fn decode(bytes: &[u8]) -> Result<Line, String> {
     #[derive(Deserialize)]
     struct Head {
-        #[serde(rename = "type")]
+        #[serde(rename = "type", default = "incident_type")]
         kind: String,
         v: u32,
     }

@@ -71,6 +71,7 @@ pub(super) fn record(incident: u128, busy: Duration, line: u32) -> IncidentRecor
             },
         }],
         actions: Vec::new(),
+        episodes: Vec::new(),
         outcome: Some(end),
         cut: Vec::new(),
     }

@@ -71,6 +71,7 @@ impl JournalSender {
                 | Notice::StallUpdated { .. }
                 | Notice::StallClosed { .. }
                 | Notice::Action { .. }
+                | Notice::Episode { .. }
         );
         if wanted
             && let Err(TrySendError::Full(_)) =
