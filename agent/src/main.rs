@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
-use loopwarden::commands::{doctor, replay, run, watch};
+use loopwarden::commands::{doctor, incidents, replay, run, watch};
 use loopwarden::demo;
 use loopwarden::evidence::helper;
 
@@ -32,6 +32,7 @@ enum Command {
     #[command(hide = true)]
     EvidenceHelper(helper::Args),
     Replay(replay::Args),
+    Incidents(incidents::Args),
     /// Print completions for a shell
     Completions {
         /// Which shell
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
         Command::EvidenceHelper(args) => helper::serve(&args),
         Command::Replay(args) => replay::run(args),
+        Command::Incidents(args) => incidents::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(
                 shell,

@@ -1,8 +1,12 @@
 //! From the configuration to what the rescue thread and the scout need.
 
+use std::time::Duration;
+
 use crate::config::Config;
+use crate::export::journal::JournalSettings;
 use crate::pipeline::Pid;
 use crate::pipeline::policy::EngineRules;
+use crate::pipeline::record::{EngineInForce, InForce};
 use crate::rescue::{EngineSettings, Limits, Settings, TargetSettings};
 use crate::target::scout::Matching;
 
@@ -34,6 +38,38 @@ pub fn settings_of(config: &Config, match_all: bool) -> Settings {
         targets: targets.collect(),
         limits,
         match_all,
+    }
+}
+
+/// What holds for loops of one target, as the journal keeps it; nothing of a target that there is not (any more).
+#[must_use]
+pub fn in_force(config: &Config, target: &str) -> InForce {
+    let target = config.targets.iter().find(|known| known.name == target);
+    InForce {
+        mode: config.mode,
+        stall_after: target.map_or(Duration::ZERO, |target| target.stall_after),
+        engine: target
+            .and_then(|target| target.engine.as_ref())
+            .map(|engine| EngineInForce {
+                grace: engine.grace,
+                unknown_grace: engine.unknown_grace,
+                untold_grace: engine.untold_grace,
+                through_wrapper: engine.through_wrapper,
+                max_kills: engine.max_kills.count,
+                max_kills_per: engine.max_kills.per,
+            }),
+        pause: config.limits.pause,
+        node_kills: config.limits.node_kills.count,
+        node_kills_per: config.limits.node_kills.per,
+    }
+}
+
+/// Where a configuration wants its journal.
+#[must_use]
+pub fn journal_of(config: &Config) -> JournalSettings {
+    JournalSettings {
+        dir: config.journal.dir.clone(),
+        max_bytes: config.journal.max_bytes,
     }
 }
 

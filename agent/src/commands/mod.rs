@@ -3,6 +3,7 @@
 mod checks;
 mod common;
 pub mod doctor;
+pub mod incidents;
 mod output;
 pub mod replay;
 pub mod run;

@@ -13,16 +13,17 @@ use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::common::{announce, catch_signals};
-use super::output::{Output, Sinks};
+use super::output::{Output, Sinks, Teller};
 use crate::config::{Config, ConfigWatcher, OtlpProtocol, Reload, Source};
+use crate::export::journal::{InForceOf, Journal, JournalSender, JournalState};
 use crate::export::{
-    AgentSource, AgentStats, Exporter, FileOtlp, FileSettings, HookVerdict, LoopSource, MapFill,
-    Settings,
+    AgentSource, AgentStats, Exporter, FileOtlp, FileSettings, HookVerdict, JournalStats,
+    LoopSource, MapFill, NoticeSender, Settings,
 };
 use crate::kernel::{self, Totals};
 use crate::pipeline::{LoopId, LoopInfo, LoopTotals, Mode, Notice};
 use crate::rescue::{self, Remote, Stats};
-use crate::wiring::{ConfigRules, settings_of};
+use crate::wiring::{ConfigRules, in_force, journal_of, settings_of};
 
 /// How long the exporters get to push what is left.
 const LAST_PUSH: Duration = Duration::from_secs(5);
@@ -91,6 +92,7 @@ struct Agent {
     runtime: tokio::runtime::Runtime,
     exporter: Exporter,
     output: Output,
+    journal: Option<Journal>,
     handle: rescue::Handle,
     watcher: ConfigWatcher,
 }
@@ -120,7 +122,9 @@ impl Agent {
                 verdict: verdict.name().to_owned(),
                 reason: verdict.reason().to_owned(),
             });
+        let kept = Arc::new(JournalState::default());
         let own = Arc::new(Own {
+            journal: kept.clone(),
             hooks: hooks.collect(),
             memory: locked.err(),
             stats: stats.clone(),
@@ -141,7 +145,13 @@ impl Agent {
             .context("cannot start the output thread")?;
 
         let (teller, notices) = (output.teller(), exporter.sender());
+        let journal = start_journal(&config, kept, output.teller(), exporter.sender());
+        let keeper = journal.as_ref().map(Journal::sender);
+        let reloader = keeper.clone();
         let tell = move |notice: Notice| {
+            if let Some(keeper) = &keeper {
+                keeper.notice(&notice);
+            }
             notices.notice(notice.clone());
             teller.tell(notice);
         };
@@ -150,13 +160,14 @@ impl Agent {
         let remote = handle.remote();
         let export = config.export.clone();
         let watcher = ConfigWatcher::start(source, config, move |reload| {
-            reloaded(reload, &remote, &export);
+            reloaded(reload, &remote, &export, reloader.as_ref());
         })
         .context("cannot watch the configuration file")?;
         Ok(Self {
             runtime,
             exporter,
             output,
+            journal,
             handle,
             watcher,
         })
@@ -188,13 +199,44 @@ impl Agent {
         }
         drop(self.watcher);
         let _ = self.handle.stop();
-        self.output.finish();
         self.runtime.block_on(self.exporter.shutdown(LAST_PUSH));
+        if let Some(journal) = self.journal {
+            journal.finish();
+        }
+        self.output.finish();
         Ok(0)
     }
 }
 
-fn reloaded(reload: Reload, remote: &Remote, export: &crate::config::Export) {
+/// Starts the journal. An agent without one still guards.
+fn start_journal(
+    config: &Config,
+    state: Arc<JournalState>,
+    teller: Teller,
+    notices: NoticeSender,
+) -> Option<Journal> {
+    let lost = move |notice: Notice| {
+        notices.notice(notice.clone());
+        teller.tell(notice);
+    };
+    let started = Journal::start(journal_of(config), state, in_force_of(config), lost);
+    if let Err(error) = &started {
+        log::error!("cannot start the journal's thread: {error}; no journal is kept");
+    }
+    started.ok()
+}
+
+fn in_force_of(config: &Config) -> InForceOf {
+    let config = config.clone();
+    Arc::new(move |target| in_force(&config, target))
+}
+
+fn reloaded(
+    reload: Reload,
+    remote: &Remote,
+    export: &crate::config::Export,
+    journal: Option<&JournalSender>,
+) {
     match reload {
         Reload::Changed { config, changes } => {
             for change in changes {
@@ -202,6 +244,9 @@ fn reloaded(reload: Reload, remote: &Remote, export: &crate::config::Export) {
             }
             if config.export != *export {
                 log::warn!("a change of `export` takes effect when the agent is started again");
+            }
+            if let Some(journal) = journal {
+                journal.reload(journal_of(&config), in_force_of(&config));
             }
             remote.reload(settings_of(&config, true), Arc::new(ConfigRules(*config)));
         }
@@ -263,27 +308,28 @@ impl LoopSource for Watched {
 
 /// The agent's own state.
 struct Own {
+    journal: Arc<JournalState>,
     hooks: Vec<HookVerdict>,
     memory: Option<String>,
     stats: Arc<Stats>,
 }
 
+fn part(name: &str, otherwise: &str, wrong: Option<String>) -> HookVerdict {
+    HookVerdict {
+        name: name.to_owned(),
+        verdict: if wrong.is_some() { otherwise } else { "ok" }.to_owned(),
+        reason: wrong.unwrap_or_default(),
+    }
+}
+
 impl AgentSource for Own {
     fn agent(&self) -> AgentStats {
         let (scan_lateness, scan_lateness_sum) = self.stats.lateness();
-        let part = |name: &str, refused: Option<String>| HookVerdict {
-            name: name.to_owned(),
-            verdict: if refused.is_some() {
-                "unsupported"
-            } else {
-                "ok"
-            }
-            .to_owned(),
-            reason: refused.unwrap_or_default(),
-        };
+        let part = |name: &str, refused: Option<String>| part(name, "unsupported", refused);
         let mut hooks = self.hooks.clone();
         hooks.push(part("rescue.realtime", self.stats.no_priority()));
         hooks.push(part("rescue.locked_memory", self.memory.clone()));
+        hooks.push(self::part("journal", "broken", self.journal.broken()));
         let (processes, threads) = self.stats.fill();
         let maps = vec![
             MapFill {
@@ -298,6 +344,12 @@ impl AgentSource for Own {
             },
         ];
         AgentStats {
+            journal: Some(JournalStats {
+                written: self.journal.written(),
+                counted: self.journal.counted(),
+                lost: self.journal.lost(),
+                bytes: self.journal.bytes(),
+            }),
             hooks,
             kernel_counters: self.stats.lost(),
             maps,

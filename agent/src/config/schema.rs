@@ -101,7 +101,6 @@ pub const NOT_YET: &[&str] = &[
     "targets[].match.kubernetes",
     "targets[].liveness",
     "annotations.allow",
-    "journal",
 ];
 
 /// Whether the program acts on the key; `path` as in `SECTIONS`.

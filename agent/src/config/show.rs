@@ -7,7 +7,7 @@ use super::model::{Budget, Config, EnginePolicy, Matcher, Otlp, Target};
 use super::raw::ALLOWANCES;
 use super::raw_export::PROTOCOLS;
 use super::yaml::{Tree, block, inline};
-use super::{duration, schema, size};
+use super::{duration, size};
 
 impl Config {
     /// The effective configuration as YAML, presets expanded and defaults filled in; reads back to the same value.
@@ -56,7 +56,7 @@ fn tree(config: &Config) -> Tree {
             .find(|(_, known)| known == word)
             .map(|(name, _)| bare(*name))
     });
-    let mut top = vec![
+    let top = vec![
         ("mode", Some(bare(config.mode.name()))),
         (
             "targets",
@@ -80,21 +80,17 @@ fn tree(config: &Config) -> Tree {
                 ("metrics", Some(map([("listen", Some(listen))]))),
             ])),
         ),
-    ];
-    // A key that would be refused when read is not printed; its value is the default then.
-    if schema::is_supported("journal") || config.journal != super::model::defaults::journal() {
-        let dir = text(&config.journal.dir.to_string_lossy());
-        top.push((
+        (
             "journal",
             Some(map([
-                ("dir", Some(dir)),
+                ("dir", Some(text(&config.journal.dir.to_string_lossy()))),
                 (
                     "max_bytes",
                     Some(bare(size::format(config.journal.max_bytes))),
                 ),
             ])),
-        ));
-    }
+        ),
+    ];
     map(top)
 }
 

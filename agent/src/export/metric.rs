@@ -134,6 +134,10 @@ metrics! {
         "Attempts to export that failed, by exporter";
     AgentExportDropped: "loopwarden.agent.export.dropped", "{item}", Kind::Counter, Agent, ["exporter"],
         "Data points and log records given up, by exporter";
+    AgentJournalIncidents: "loopwarden.agent.journal.incidents", "{incident}", Kind::Counter, Agent, ["outcome"],
+        "Incidents that were over: written in full, only counted, or lost to the journal";
+    AgentJournalBytes: "loopwarden.agent.journal.size", "By", Kind::Gauge, Agent, [],
+        "Size of the journal's files";
     AgentSeries: "loopwarden.agent.series", "{series}", Kind::Gauge, Agent, [],
         "Series held by the agent";
     AgentSeriesRefused: "loopwarden.agent.series.refused", "{series}", Kind::Counter, Agent, [],

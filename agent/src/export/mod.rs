@@ -12,6 +12,7 @@ pub mod event;
 mod exporter;
 mod hub;
 pub mod instruments;
+pub mod journal;
 pub mod lines;
 pub mod metric;
 pub mod names;
@@ -31,5 +32,5 @@ pub mod transport;
 
 pub use exporter::{Exporter, NoticeSender, StartError};
 pub use settings::{DEFAULT_LISTEN, FileOtlp, FileSettings, Settings, SettingsError};
-pub use source::{AgentSource, AgentStats, HookVerdict, LoopSource, MapFill};
+pub use source::{AgentSource, AgentStats, HookVerdict, JournalStats, LoopSource, MapFill};
 pub use tls::TlsError;

@@ -43,6 +43,19 @@ pub struct MapFill {
     pub limit: u64,
 }
 
+/// How the journal fares.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct JournalStats {
+    /// Finished incidents that have their record.
+    pub written: u64,
+    /// Incidents that were only counted.
+    pub counted: u64,
+    /// Notices and records that were lost.
+    pub lost: u64,
+    /// Bytes in all files.
+    pub bytes: u64,
+}
+
 /// The agent's own state. CPU time and memory are not part of it: the exporter reads them itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AgentStats {
@@ -54,6 +67,8 @@ pub struct AgentStats {
     pub maps: Vec<MapFill>,
     /// How late scans were.
     pub scan_lateness: Histogram,
+    /// The journal, if one is kept.
+    pub journal: Option<JournalStats>,
     /// Sum of those latenesses.
     pub scan_lateness_sum: Duration,
 }

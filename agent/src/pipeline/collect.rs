@@ -272,6 +272,14 @@ impl Draft {
         record
             .causes
             .sort_by(|a, b| b.lasted.cmp(&a.lasted).then(a.kind.cmp(&b.kind)));
+        if !view.shares.is_empty() {
+            // What was measured all the time beats what was shown at a time.
+            let share = |&(kind, part): &(CauseKind, f64)| Share {
+                kind,
+                lasted: view.busy.mul_f64(part.clamp(0.0, 1.0)),
+            };
+            record.causes = view.shares.iter().map(share).collect();
+        }
         record.cause = view.cause.clone();
         record.state = State::Closed;
         record.outcome = Some(End {

@@ -51,6 +51,7 @@ impl AgentSource for Source {
                 bounds: vec![1 << 20, u64::MAX],
                 counts: vec![3, 0],
             },
+            journal: None,
             scan_lateness_sum: Duration::from_millis(1),
         }
     }

@@ -19,6 +19,7 @@ const PROMETHEUS_TEST: &str = "export_prometheus";
 /// What the short form runs on the oldest kernel: the way to the signal, and where it reads the kernel's state, not BPF's.
 const ON_OLDEST: [&str; 2] = ["rescue::", "held::"];
 const STACKS_TEST: &str = "evidence_stacks";
+const JOURNAL_TEST: &str = "journal";
 
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
@@ -93,7 +94,7 @@ fn heavy_parts(full: bool) -> Result<Vec<Part>> {
     accuracy.env("LOOPWARDEN_BIN", &agent);
     let mut export = cargo(&["test", "--package", "loopwarden", "--test", PROMETHEUS_TEST]);
     export.env("LOOPWARDEN_PROMETHEUS", prometheus::binary()?);
-    Ok(vec![
+    let mut parts = vec![
         Part::new(
             "export to a real Prometheus",
             vec![xtask(&["prometheus"])?, export],
@@ -102,7 +103,15 @@ fn heavy_parts(full: bool) -> Result<Vec<Part>> {
         Part::new("measurements", vec![measure]).needs_bpf(),
         Part::new("truth test", vec![accuracy]).needs_bpf(),
         Part::new("real LiteLLM proxy", vec![litellm]).needs_bpf(),
-    ])
+    ];
+    if full {
+        // The short form of the same is among the integration tests.
+        let mut journal = cargo(&["test", "--package", "loopwarden", "--test", JOURNAL_TEST]);
+        journal.args(["--", "--nocapture", "killed_at_any_moment"]);
+        journal.env("LOOPWARDEN_JOURNAL_KILLS", "250");
+        parts.push(Part::new("journal, killed 250 times", vec![journal]));
+    }
+    Ok(parts)
 }
 
 /// The short form: the most common kernel whole, and of the oldest what differs most. What the first command builds serves all.

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::export::journal::{Line, decode};
 use crate::pipeline::IncidentId;
-use crate::pipeline::record::{IncidentRecord, State, VERSION};
+use crate::pipeline::record::{IncidentRecord, State};
 use crate::pipeline::replay::Incident;
 
 /// No record is longer.
@@ -127,13 +128,11 @@ fn lines(
         if line.trim_ascii().is_empty() {
             continue;
         }
-        match serde_json::from_slice::<IncidentRecord>(&line) {
-            Ok(record) if record.v > VERSION => found.skip(
-                place(),
-                format!("of version {}, which is newer than this program", record.v),
-            ),
-            Ok(record) => take(records, &record),
-            Err(error) => found.skip(place(), format!("no record of an incident: {error}")),
+        match decode(line.trim_ascii_end()) {
+            Ok(Line::Incident(record)) => take(records, &record),
+            // Counts of short stalls hold nothing to replay.
+            Ok(Line::Aggregate(_)) => {}
+            Err(why) => found.skip(place(), why),
         }
     }
     Ok(())

@@ -244,10 +244,6 @@ const TABLE: &[(&str, &str)] = &[
         "f.yaml:1:16: annotations.allow: not supported by this version; remove the key",
     ),
     (
-        "journal: { dir: /x }\n",
-        "f.yaml:1:1: journal: not supported by this version; remove the key",
-    ),
-    (
         "mode: enforce\ntargets: [ { name: a, match: { exe: node } } ]\n",
         "f.yaml:1:7: mode: enforce, but no target names an engine: nothing could ever be signalled; give a target an engine, or use mode observe",
     ),

@@ -57,6 +57,9 @@ annotations:
 export:
   metrics:
     listen: "127.0.0.1:9469"
+journal:
+  dir: "/var/lib/loopwarden"
+  max_bytes: 64MiB
 "#;
 
 fn span(most_ms: u64) -> impl Strategy<Value = Duration> {

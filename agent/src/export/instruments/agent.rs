@@ -61,6 +61,23 @@ impl Instruments {
                 now,
             );
         }
+        if let Some(journal) = &stats.journal {
+            for (outcome, count) in [
+                ("written", journal.written),
+                ("counted", journal.counted),
+                ("lost", journal.lost),
+            ] {
+                registry.raise(
+                    agent,
+                    Metric::AgentJournalIncidents,
+                    vec![word("outcome", outcome)],
+                    fold::number(count),
+                    now,
+                );
+            }
+            let bytes = fold::number(journal.bytes);
+            registry.set(agent, Metric::AgentJournalBytes, vec![], bytes, now);
+        }
         let scans = fold::scans(&stats.scan_lateness);
         registry.fill(
             agent,

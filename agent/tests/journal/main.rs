@@ -1,0 +1,45 @@
+//! The journal against kill -9, rotation, a hostile disk, and its readers: the real thread, real files, the real command.
+//!
+//! This program is the test, and started again by itself it is the agent that is killed while it writes.
+
+mod command;
+mod disk;
+mod kill;
+mod writer;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+
+fn main() -> ExitCode {
+    if let Some(dir) = std::env::var_os(writer::DIR) {
+        writer::write(dir.as_ref());
+    }
+    let trials = vec![
+        Trial::test("killed_at_any_moment", || {
+            kill::killed_at_any_moment();
+            Ok(())
+        }),
+        Trial::test("rotation_under_fire", || {
+            kill::rotation_under_fire();
+            Ok(())
+        }),
+        Trial::test("a_full_disk", || {
+            disk::a_full_disk();
+            Ok(())
+        }),
+        Trial::test("two_agents", || {
+            disk::two_agents();
+            Ok(())
+        }),
+        Trial::test("shows_and_filters", || {
+            command::shows_and_filters();
+            Ok(())
+        }),
+        Trial::test("what_cannot_be_read_is_told", || {
+            command::what_cannot_be_read_is_told();
+            Ok(())
+        }),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
