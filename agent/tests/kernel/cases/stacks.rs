@@ -115,7 +115,7 @@ fn nested() -> Result<()> {
     victim.tell("nap 3600000")?;
     let wanted = |registers: &Registers| Ok(registers.fp.is_some());
     read_until(victim.pid, wanted, |stack| {
-        position(stack, "victim::play").is_some()
+        position(stack, "kernel::main").is_some()
     })?;
     Ok(())
 }
