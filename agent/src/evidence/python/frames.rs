@@ -10,7 +10,7 @@ use crate::pipeline::Frame;
 /// Frames of a stack; what lies further out is cut.
 pub const FRAMES: usize = 128;
 /// Readings until two agree. A thread that computes in deep recursion may never hold still.
-const ATTEMPTS: usize = 6;
+const ATTEMPTS: usize = 12;
 /// Frames owned by this or more are the interpreter's own, between calls from C.
 const OWNED_BY_C: u8 = 3;
 

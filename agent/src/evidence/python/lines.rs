@@ -103,3 +103,115 @@ fn signed(bytes: &mut impl Iterator<Item = u8>) -> Option<i64> {
         value >> 1
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `co_lnotab` and `co_linetable` of four versions hold for one function, and the lines that the same version tells for its
+    /// instructions.
+    #[test]
+    fn every_format_gives_the_interpreters_own_lines() {
+        let increments = [
+            0, 2, 14, 2, 2, 1, 4, 1, 2, 1, 2, 255, 4, 3, 2, 253, 4, 3, 8, 1, 12, 1,
+        ];
+        let ranges = [
+            14, 2, 2, 2, 4, 1, 2, 1, 2, 1, 4, 255, 4, 3, 2, 252, 8, 4, 12, 1, 2, 1, 4, 255,
+        ];
+        let v3_11 = [
+            128, 0, 240, 4, 1, 9, 15, 240, 0, 1, 9, 15, 144, 65, 240, 0, 1, 9, 15, 241, 0, 1, 9,
+            15, 244, 0, 1, 9, 15, 128, 65, 240, 4, 5, 5, 14, 216, 11, 12, 240, 0, 2, 9, 23, 216,
+            20, 21, 216, 20, 21, 241, 3, 1, 21, 22, 240, 6, 0, 13, 14, 136, 65, 240, 9, 2, 9, 23,
+            240, 8, 0, 13, 14, 136, 65, 248, 136, 65, 136, 5, 136, 5, 136, 5, 136, 5, 221, 13, 18,
+            144, 49, 137, 88, 140, 88, 240, 0, 1, 5, 13, 240, 0, 1, 5, 13, 136, 1, 216, 8, 12, 240,
+            3, 1, 5, 13, 240, 0, 1, 5, 13,
+        ];
+        let v3_13 = [
+            128, 0, 225, 20, 21, 243, 0, 1, 9, 15, 145, 65, 136, 113, 220, 12, 13, 247, 3, 0, 10,
+            11, 145, 65, 128, 65, 240, 0, 1, 9, 15, 240, 4, 5, 5, 14, 222, 11, 12, 216, 20, 21,
+            216, 20, 21, 241, 3, 1, 21, 22, 241, 6, 0, 13, 14, 240, 9, 0, 12, 13, 240, 8, 0, 13,
+            14, 220, 13, 18, 144, 49, 142, 88, 136, 1, 217, 8, 12, 242, 3, 0, 14, 22, 249, 242, 17,
+            1, 9, 15, 248, 241, 14, 0, 13, 14, 250,
+        ];
+        let first = [(-2, Some(3))];
+        let table: [(LineTable, &[u8], &[(i64, Option<u32>)]); 4] = [
+            (
+                LineTable::Increments,
+                &increments,
+                &[
+                    (0, Some(5)),
+                    (14, Some(7)),
+                    (21, Some(9)),
+                    (24, Some(9)),
+                    (30, Some(9)),
+                    (53, Some(13)),
+                    (54, Some(14)),
+                ],
+            ),
+            (
+                LineTable::Ranges,
+                &ranges,
+                &[
+                    (0, Some(5)),
+                    (13, Some(5)),
+                    (24, Some(9)),
+                    (32, Some(8)),
+                    (54, Some(14)),
+                    (59, Some(13)),
+                    (60, None),
+                ],
+            ),
+            (
+                LineTable::Locations,
+                &v3_11,
+                &[
+                    (0, Some(3)),
+                    (2, Some(5)),
+                    (28, Some(8)),
+                    (34, Some(10)),
+                    (36, Some(9)),
+                    (50, None),
+                    (62, Some(13)),
+                    (96, Some(14)),
+                    (98, Some(13)),
+                    (9998, None),
+                ],
+            ),
+            (
+                LineTable::Locations,
+                &v3_13,
+                &[
+                    (2, Some(5)),
+                    (20, Some(6)),
+                    (54, Some(7)),
+                    (72, Some(10)),
+                    (82, Some(8)),
+                    (114, Some(14)),
+                    (124, None),
+                    (128, Some(5)),
+                    (136, Some(12)),
+                    (140, None),
+                ],
+            ),
+        ];
+        for (kind, bytes, expected) in table {
+            let first = first.iter().filter(|_| kind != LineTable::Increments);
+            for (offset, line_wanted) in expected.iter().chain(first) {
+                assert_eq!(
+                    line(kind, bytes, 3, *offset),
+                    *line_wanted,
+                    "{kind:?} at {offset}"
+                );
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn garbage_ends(bytes: Vec<u8>, first: i32, offset: i64) {
+            for kind in [LineTable::Increments, LineTable::Ranges, LineTable::Locations] {
+                let _ = line(kind, &bytes, first, offset);
+            }
+        }
+    }
+}

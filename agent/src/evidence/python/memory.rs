@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt as _;
 use super::error::{Error, implausible};
 use crate::pipeline::Pid;
 
-/// Reads that one request may do: a stack of 128 frames takes some 1,500, read six times over 9,000.
+/// Reads that one request may do: a stack of 128 frames takes some 1,500, and twelve readings of it are cut short here.
 const READS: u32 = 20_000;
 /// Most bytes of one read: whoever wants more has believed a made-up length.
 pub(super) const LARGEST: usize = 4096;
