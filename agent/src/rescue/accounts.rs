@@ -98,6 +98,11 @@ impl Accounts {
         last.since(before)
     }
 
+    /// Its cgroup's accounts are others from now on: they do not continue those before.
+    pub(super) fn forget_throttling(&mut self) {
+        self.throttling = None;
+    }
+
     /// How long ago the count of wait calls last changed.
     pub(super) fn quiet(&self, at: Mono) -> Option<Duration> {
         self.calls.map(|calls| at.since(calls.changed))

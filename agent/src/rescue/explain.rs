@@ -158,6 +158,19 @@ impl Sentinel {
         }));
     }
 
+    /// Has the sockets of engines taken down, for when one is told to end and closes them.
+    pub(super) fn remember_engines(&mut self) {
+        let engines: Vec<Pid> = self
+            .family
+            .iter()
+            .filter(|process| process.engine == Some(true))
+            .map(|process| process.key.pid)
+            .collect();
+        for pid in engines {
+            self.tell_collector(Question::Remember(pid));
+        }
+    }
+
     /// A process has ended.
     pub(super) fn forget_evidence(&mut self, pid: Pid) {
         self.tell_collector(Question::Forget(pid));

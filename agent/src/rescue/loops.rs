@@ -60,6 +60,8 @@ pub(super) struct Stall {
     pub(super) next_look: Mono,
     /// What it was made of so far.
     pub(super) shares: Shares,
+    /// The cgroup of a starving loop was looked up again: it may have been moved since it was first seen.
+    pub(super) cgroup_asked: bool,
     /// Looks in a row at which nothing could be shown.
     pub(super) unknown: u32,
     /// What the last look saw.

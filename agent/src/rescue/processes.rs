@@ -9,6 +9,7 @@ use crate::kernel::clock;
 use crate::pipeline::family::Process;
 use crate::pipeline::{EndedBy, Mono, Notice, Pid, PidKey, Tid};
 use crate::proc;
+use crate::target::cgroup::CpuStat;
 use crate::target::scout::{Answer, Question};
 use crate::target::sight::Sighting;
 
@@ -79,7 +80,7 @@ impl Sentinel {
                 cpu_stat,
             } => {
                 if let Some(cpu_stat) = cpu_stat {
-                    self.cpu_stats.insert(sighting.pid, cpu_stat);
+                    self.new_cpu_stat(sighting.pid, cpu_stat);
                 }
                 self.seen(&sighting, target, engine, threads);
             }
@@ -97,6 +98,22 @@ impl Sentinel {
             }
             Answer::Rematched { pid, target } => self.rematched(pid, target),
             Answer::Scanned(processes) => self.scanned(&processes),
+        }
+    }
+
+    fn new_cpu_stat(&mut self, pid: Pid, cpu_stat: CpuStat) {
+        let throttled = cpu_stat.throttled();
+        self.cpu_stats.insert(pid, cpu_stat);
+        // It may be of another cgroup than the one before, whose sums it does not continue.
+        let own = |watched: &&mut Loop| watched.id.process.pid == pid;
+        for watched in self.loops.values_mut().filter(own) {
+            let stall = watched.stall.as_mut();
+            if let Some(accounts) = stall.and_then(|stall| stall.accounts.as_mut()) {
+                accounts.forget_throttling();
+            }
+            if let Some(episode) = &mut watched.episode {
+                episode.throttled_before = throttled;
+            }
         }
     }
 

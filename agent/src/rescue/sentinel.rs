@@ -176,6 +176,7 @@ impl Sentinel {
             });
             let appraise = self.settings.match_all;
             self.ask(Question::Scan { appraise });
+            self.remember_engines();
             self.tell_lost(now);
         }
         let earliest = self

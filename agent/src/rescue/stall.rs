@@ -12,8 +12,10 @@ use crate::pipeline::event::Beat;
 use crate::pipeline::policy::{WaitFacts, awaited_cause};
 use crate::pipeline::recognise::Candidate;
 use crate::pipeline::{
-    Cause, CauseKind, ChildCause, EndedBy, LoopId, LoopTotals, Mono, Notice, StallView, Tid,
+    Cause, CauseKind, ChildCause, EndedBy, LoopId, LoopTotals, Mono, Notice, StallView, StarvedBy,
+    Tid,
 };
+use crate::target::scout::Question;
 
 /// How often an open stall is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -129,6 +131,7 @@ impl Sentinel {
             looked: now,
             next_look: now.plus(SECOND_LOOK),
             shares,
+            cgroup_asked: false,
             unknown: 0,
             facts: facts.clone(),
             evidence: None,
@@ -242,6 +245,27 @@ impl Sentinel {
             }
         }
         self.ask_again(tid, now);
+        self.ask_cgroup(tid);
+    }
+
+    /// Has the cgroup of a starving loop looked up again, once a stall.
+    fn ask_cgroup(&mut self, tid: Tid) {
+        let Some(watched) = self.loops.get_mut(&tid) else {
+            return;
+        };
+        let (pid, target) = (watched.id.process.pid, watched.target);
+        let Some(stall) = watched.stall.as_mut() else {
+            return;
+        };
+        let quota = stall.cause.starved_by == Some(StarvedBy::CgroupQuota);
+        if stall.cause.kind == CauseKind::CpuStarved && !quota && !stall.cgroup_asked {
+            stall.cgroup_asked = true;
+            self.ask(Question::Look {
+                pid,
+                target,
+                threads: false,
+            });
+        }
     }
 
     /// The kernel reports that a loop is back after a long iteration: closes its stall to the nanosecond.

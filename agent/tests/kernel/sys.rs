@@ -136,6 +136,17 @@ pub(crate) fn wait_readable(
     }
 }
 
+/// Sleeps as Python did before 3.11.
+pub(crate) fn sleep_in_select(span: std::time::Duration) -> io::Result<()> {
+    let mut time = libc::timeval {
+        tv_sec: libc::time_t::try_from(span.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_usec: span.subsec_micros().into(),
+    };
+    let none = std::ptr::null_mut();
+    // SAFETY: there are no sets, and the time is a local.
+    checked(unsafe { libc::select(0, none, none, none, &raw mut time) }.into()).map(|_| ())
+}
+
 /// What a wait brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Waited {

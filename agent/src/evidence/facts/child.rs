@@ -1,7 +1,8 @@
 //! The child that a loop waits for: its state, where it sleeps, its sockets.
 //!
 //! A process that is being ended gives up its descriptors before it closes them: while it is stuck closing a connection,
-//! nothing of it names the socket any more. So its sockets are remembered when it is told to end.
+//! nothing of it names the socket any more. So the sockets of engines are taken down now and then, and of every child when
+//! it is told to end.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -15,18 +16,21 @@ use crate::proc;
 
 /// Descriptors of a child that are looked at.
 const MOST_DESCRIPTORS: usize = 4096;
+/// Looks at one child that are kept.
+const LOOKS: usize = 3;
 /// Sockets that are told.
 const MOST_SOCKETS: usize = 8;
 /// Children whose sockets are remembered; more are told to end at once only when a whole node goes down.
 const MOST_REMEMBERED: usize = 256;
 
-/// The sockets that children had when they were told to end.
+/// The sockets that children had: those of the last looks, because one that is told to end may have closed its own before it
+/// is looked at.
 #[derive(Debug, Default)]
 pub(in crate::evidence) struct Remembered {
-    children: HashMap<Pid, Sockets>,
+    children: HashMap<Pid, Vec<Sockets>>,
 }
 
-/// The sockets of one child.
+/// The sockets of one child at one look.
 #[derive(Debug, Default)]
 struct Sockets {
     inodes: HashSet<u64>,
@@ -37,38 +41,41 @@ struct Sockets {
 }
 
 impl Remembered {
-    /// A child was told to end: takes down what it has open, unless that was done.
+    /// Takes down what a child has open.
     pub(in crate::evidence) fn remember(&mut self, pid: Pid) {
-        if self.children.contains_key(&pid) || self.children.len() >= MOST_REMEMBERED {
-            return;
-        }
-        let inodes = inodes(&format!("/proc/{pid}"));
-        if inodes.is_empty() {
+        let place = format!("/proc/{pid}");
+        let inodes = inodes(&place);
+        let full = self.children.len() >= MOST_REMEMBERED && !self.children.contains_key(&pid);
+        if inodes.is_empty() || full {
             return;
         }
         let mut ends = HashSet::new();
-        let scanned = sockets::scan(&format!("/proc/{pid}"), &mut |entry| {
+        let scanned = sockets::scan(&place, &mut |entry| {
             if inodes.contains(&entry.inode) {
                 ends.insert((entry.local, entry.remote));
             }
             false
         });
         if let Err(error) = scanned {
-            log::debug!("sockets of {pid}, which was told to end: {error}");
+            log::debug!("sockets of {pid}: {error}");
         }
-        let namespace = namespace(&format!("/proc/{pid}"));
-        self.children.insert(
-            pid,
-            Sockets {
-                inodes,
-                ends,
-                namespace,
-            },
-        );
+        let looks = self.children.entry(pid).or_default();
+        if looks.len() >= LOOKS {
+            looks.remove(0);
+        }
+        looks.push(Sockets {
+            inodes,
+            ends,
+            namespace: namespace(&place),
+        });
     }
 
     pub(in crate::evidence) fn forget(&mut self, pid: Pid) {
         self.children.remove(&pid);
+    }
+
+    fn of(&self, pid: Pid) -> &[Sockets] {
+        self.children.get(&pid).map_or(&[], Vec::as_slice)
     }
 }
 
@@ -172,26 +179,27 @@ fn sockets_of(
     remembered: &Remembered,
 ) -> std::io::Result<Vec<SocketDetail>> {
     let now = inodes(place);
-    let before = remembered.children.get(&pid);
+    let before = remembered.of(pid);
     let own = |entry: &Entry| {
         now.contains(&entry.inode)
-            || before.is_some_and(|before| {
-                before.inodes.contains(&entry.inode)
-                    || before.ends.contains(&(entry.local, entry.remote))
+            || before.iter().any(|look| {
+                look.inodes.contains(&entry.inode)
+                    || look.ends.contains(&(entry.local, entry.remote))
             })
     };
     // Near its end it has left its network namespace; its parent is in the same one, or there is no other way in.
     let here = namespace(place);
     let parents = format!("/proc/{parent}");
-    let tables = match before {
+    let tables = match before.last() {
         _ if !here.is_empty() => place,
-        Some(before) if namespace(&parents) == before.namespace => &parents,
+        Some(look) if namespace(&parents) == look.namespace => &parents,
         _ => return Ok(Vec::new()),
     };
     let mut found: Vec<SocketDetail> = Vec::new();
     sockets::scan(tables, &mut |entry| {
-        let listens = entry.detail.state.as_deref() == Some("LISTEN");
-        if !listens && entry.detail.peer.is_some() && own(&entry) {
+        // Nobody waits for these two.
+        let idle = matches!(entry.detail.state.as_deref(), Some("LISTEN" | "TIME_WAIT"));
+        if !idle && entry.detail.peer.is_some() && own(&entry) {
             found.push(entry.detail);
         }
         false

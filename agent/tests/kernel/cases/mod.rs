@@ -3,6 +3,7 @@
 use anyhow::Result;
 use libtest_mimic::Trial;
 
+mod causes;
 mod command;
 mod guards;
 mod held;
@@ -45,6 +46,7 @@ impl Case {
 /// All of them.
 pub(crate) fn all() -> Vec<Case> {
     let subjects = [
+        causes::cases(),
         command::cases(),
         guards::cases(),
         held::cases(),

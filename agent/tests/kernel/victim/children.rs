@@ -18,6 +18,8 @@ pub(super) fn spawn(kind: &str, program: &str) -> Result<i32> {
         "contained" => contained(program),
         "loop" => start(program, &["loop", "epoll_wait"], 0),
         "engine" | "leader-ends" => start(program, &[kind], 0),
+        // Not deaf: it hears SIGINT, and closes a connection then.
+        "lingers" => start_with(program, &[kind], 0, Ears::Open),
         // Ends when it is told to.
         "polite" => start_with(program, &["engine"], 0, Ears::Open),
         // Would end, but for signals that it never takes.

@@ -1,5 +1,6 @@
 //! Engines, and what stands between them and the loop, or outside of both.
 
+use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -20,6 +21,24 @@ pub(super) fn wedged() -> Result<()> {
 pub(super) fn ends_after(ms: u64) {
     answer("ready");
     std::thread::sleep(std::time::Duration::from_millis(ms));
+}
+
+/// An engine that closes a connection when it is told to end, and waits for the other end to take what was sent, which it
+/// never does.
+pub(super) fn lingers() -> Result<()> {
+    let set = sys::block(&[libc::SIGINT])?;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let mut database = std::net::TcpStream::connect(listener.local_addr()?)?;
+    let (_unread, _) = listener.accept()?;
+    rustix::net::sockopt::set_socket_linger(&database, Some(std::time::Duration::from_mins(1)))?;
+    database.set_nonblocking(true)?;
+    while database.write(&[0; 4096]).is_ok() {}
+    answer("ready");
+    sys::take_signal(&set)?;
+    // It has other things to do first, as engines have: a moment in which its socket can be seen.
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    drop(database);
+    Ok(())
 }
 
 /// An engine whose main thread ends when it is told to, while another thread goes on: its process has not ended, its

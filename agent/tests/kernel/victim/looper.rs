@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use rustix::event::epoll;
 
-use super::{FLAG, children, threads, waits};
+use super::{FLAG, children, stalls, threads, waits};
 use crate::sys::{self, PollCall};
 
 /// How long a poll of an idle loop lasts: short enough to be recognised soon, long enough to cost nothing.
@@ -179,6 +179,7 @@ impl Looper {
                 let span: u64 = milliseconds.parse()?;
                 self.idle = Some((sys::mono_ns() + span * 1_000_000, 2));
             }
+            ["stall", way, end] => stalls::stall(way, end)?,
             ["nap", milliseconds] => {
                 std::thread::sleep(Duration::from_millis(milliseconds.parse()?));
                 answer("napped");

@@ -10,6 +10,7 @@ mod children;
 mod engine;
 mod looper;
 mod recorder;
+mod stalls;
 mod threads;
 mod waits;
 
@@ -34,6 +35,9 @@ pub(crate) fn play(arguments: &[String]) -> Result<()> {
         ["tracer", pid] => engine::tracer(pid.parse()?),
         ["nest", poller] => engine::nest(poller),
         ["keeper"] => children::keeper(),
+        ["lingers"] => engine::lingers(),
+        ["holds", end] => stalls::holds(end),
+        ["locks", way, path, end] => stalls::locks(way, path, end),
         ["calls", way] => calls::run(way),
         ["burner"] => threads::burn(),
         ["pool"] => threads::pool(),
