@@ -299,6 +299,11 @@ async fn values_and_labels(prometheus: &Prometheus) {
             ),
             ("loopwarden_agent_scan_lateness_seconds_count{}", 3.0),
             ("loopwarden_agent_loops{}", 1.0),
+            (
+                "loopwarden_agent_journal_incidents_total{outcome=\"counted\"}",
+                1.0,
+            ),
+            ("loopwarden_agent_journal_size_bytes{}", 4096.0),
         ] {
             let query = series
                 .replace("WHO", WHO)

@@ -38,6 +38,8 @@ pub struct Request {
     pub facts: ThreadFacts,
     /// The child waited for, if it is known, and the basename of its executable.
     pub child: Option<(Pid, String)>,
+    /// Whether the stack is wanted, too: that of a thread that stays where it is need not be read again.
+    pub stack: bool,
 }
 
 /// A question to the thread.
@@ -66,6 +68,8 @@ pub struct Answer {
     pub evidence: Evidence,
     /// Nothing more comes to this question.
     pub complete: bool,
+    /// Budget or deadline left something out: it is worth asking again.
+    pub cut: bool,
 }
 
 /// Takes the answers; called from both threads.
@@ -193,7 +197,8 @@ impl Work {
             asked: request.asked,
             ..Evidence::default()
         };
-        if may(&self.budget, self.clock, &request, "details", &mut evidence) {
+        let may = may(&self.budget, self.clock, &request, "details", &mut evidence);
+        if may {
             let before = thread_cpu();
             self.details(&request, &mut evidence);
             let used = thread_cpu().saturating_sub(before);
@@ -202,7 +207,11 @@ impl Work {
             log::debug!("details of {thread} took {} µs of CPU", used.as_micros());
         }
         evidence.took = (self.clock)().since(request.asked);
-        (self.answer)(answer_to(&request, evidence.clone(), false));
+        let complete = !request.stack;
+        (self.answer)(answer_to(&request, evidence.clone(), complete, !may));
+        if complete {
+            return;
+        }
         let question = StackQuestion::Collect(request, Box::new(evidence));
         if let Err(TrySendError::Full(question) | TrySendError::Disconnected(question)) =
             self.stacks.try_send(question)
@@ -213,7 +222,7 @@ impl Work {
                 why: "too many stalls at once: the queue of the thread that reads stacks is full"
                     .into(),
             });
-            (self.answer)(answer_to(&request, *evidence, true));
+            (self.answer)(answer_to(&request, *evidence, true, true));
         }
     }
 
@@ -246,11 +255,12 @@ impl StackWork {
                 StackQuestion::Prepare(id) => self.stacks.prepare(id),
                 StackQuestion::Forget(pid) => self.stacks.forget(pid),
                 StackQuestion::Collect(request, mut evidence) => {
-                    if may(&self.budget, self.clock, &request, "stack", &mut evidence) {
+                    let may = may(&self.budget, self.clock, &request, "stack", &mut evidence);
+                    if may {
                         self.collect(&request, &mut evidence);
                     }
                     evidence.took = (self.clock)().since(request.asked);
-                    (self.answer)(answer_to(&request, *evidence, true));
+                    (self.answer)(answer_to(&request, *evidence, true, !may));
                 }
             }
         }
@@ -268,13 +278,14 @@ impl StackWork {
     }
 }
 
-fn answer_to(request: &Request, evidence: Evidence, complete: bool) -> Answer {
+fn answer_to(request: &Request, evidence: Evidence, complete: bool, cut: bool) -> Answer {
     Answer {
         incident: request.incident,
         id: request.id,
         about: request.facts.clone(),
         evidence,
         complete,
+        cut,
     }
 }
 

@@ -87,8 +87,8 @@ impl RegisterReader {
         }
     }
 
-    /// Where a thread is: one reading if it is blocked, a few if it runs, innermost state of each. Waits for
-    /// [`samples::LIMIT`] at most, and only for a running thread.
+    /// Where a thread is: one reading if it is blocked, a few if it runs, innermost state of each. Waits for 50 ms at most, and
+    /// only for a running thread.
     pub fn read(&mut self, pid: Pid, tid: Tid) -> Result<Vec<Registers>, RegistersError> {
         if let Some(registers) = self.saved(pid, tid, Trust::Blocked)? {
             return Ok(vec![registers]);

@@ -8,7 +8,7 @@ use super::sentinel::Sentinel;
 use super::stall::{differs, view_of};
 use crate::evidence::{Answer, Question, Request};
 use crate::kernel::clock;
-use crate::pipeline::classify::{ThreadFacts, classify, is_clear};
+use crate::pipeline::classify::{Doing, ThreadFacts, classify, is_clear};
 use crate::pipeline::evidence::Missing;
 use crate::pipeline::{CauseKind, Evidence, Mono, Notice, Pid, Tid};
 
@@ -54,8 +54,11 @@ impl Sentinel {
                 .child
                 .as_ref()
                 .map(|child| (child.pid, child.exe.clone())),
+            stack: stack_wanted(stall, facts),
         };
         stall.asked = Some(now);
+        stall.last_asked = now;
+        stall.asked_about = Some(facts.clone());
         stall.ask_again = false;
         if !self.collector.ask(Question::Collect(Box::new(request))) {
             stall.asked = None;
@@ -100,12 +103,13 @@ impl Sentinel {
         if answer.complete {
             stall.asked = None;
         }
+        stall.ask_again |= answer.cut;
         // Details are about one call; a stack is worth showing even if the thread has gone on.
         let mut news = stall
             .evidence
             .as_ref()
             .map_or(shows(&answer.evidence), |before| {
-                tells_more(before, &answer.evidence, answer.complete)
+                tells_more(before, &answer.evidence)
             });
         if stall.facts.same_wait(&answer.about) {
             stall.facts.details = answer.evidence.details.clone();
@@ -121,11 +125,10 @@ impl Sentinel {
             stall.ask_again = true;
         }
         let mut evidence = answer.evidence;
-        if !answer.complete {
-            // The stack comes later; until then what is known of the one before stays.
-            let before = stall.evidence.as_ref();
-            evidence.stack = before.and_then(|before| before.stack.clone());
-            evidence.holder_stack = before.and_then(|before| before.holder_stack.clone());
+        if let (None, Some(before)) = (&evidence.stack, &stall.evidence) {
+            // It comes later, or was not asked for again: the one before stays.
+            evidence.stack.clone_from(&before.stack);
+            evidence.holder_stack.clone_from(&before.holder_stack);
         }
         let evidence = Arc::new(evidence);
         let kind = match classify(&answer.about).kind {
@@ -182,12 +185,30 @@ fn shows(evidence: &Evidence) -> bool {
     evidence.stack.is_some() || evidence.child.is_some() || !evidence.missing.is_empty()
 }
 
-/// Whether it says something else than what was known. Before it is complete it says nothing of stacks.
-fn tells_more(before: &Evidence, after: &Evidence, complete: bool) -> bool {
+/// Whether it says something else than what was known. A stack that it does not have is no news.
+fn tells_more(before: &Evidence, after: &Evidence) -> bool {
     let stacks = (&before.stack, &before.holder_stack) != (&after.stack, &after.holder_stack);
+    let child = |evidence: &Evidence| {
+        let mut child = evidence.child.clone()?;
+        child.age = None;
+        Some(child)
+    };
     before.missing != after.missing
-        || before.child.is_some() != after.child.is_some()
-        || (complete && stacks)
+        || child(before) != child(after)
+        || (after.stack.is_some() && stacks)
+}
+
+/// A stack of a thread that stays where it is holds until it goes on.
+fn stack_wanted(stall: &Stall, facts: &ThreadFacts) -> bool {
+    let known = stall
+        .evidence
+        .as_ref()
+        .is_some_and(|evidence| evidence.stack.is_some());
+    let stays = stall
+        .asked_about
+        .as_ref()
+        .is_some_and(|before| matches!(facts.doing, Doing::Call { .. }) && facts.same_wait(before));
+    !(known && stays)
 }
 
 fn nanoseconds(span: Duration) -> u64 {

@@ -72,6 +72,10 @@ pub(super) struct Stall {
     pub(super) evidence_of: BTreeMap<CauseKind, Arc<Evidence>>,
     /// When it was asked, while its answer is due.
     pub(super) asked: Option<Mono>,
+    /// When it was asked last.
+    pub(super) last_asked: Mono,
+    /// And what about.
+    pub(super) asked_about: Option<ThreadFacts>,
     /// What it found is about something else by now: it is to be asked again.
     pub(super) ask_again: bool,
     /// Signals we sent in this stall.

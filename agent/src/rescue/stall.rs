@@ -21,6 +21,8 @@ use crate::target::scout::Question;
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// The first look again comes sooner: whether a running thread computes or starves shows only over some time.
 const SECOND_LOOK: Duration = Duration::from_millis(20);
+/// How often evidence is asked for again about what changes without a change of the cause.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Looks in a row that show nothing, after which a cause shown before is taken back.
 const UNKNOWN_LOOKS: u32 = 5;
 /// A rescue is credited only if the loop polls this soon after the child's end.
@@ -137,6 +139,8 @@ impl Sentinel {
             evidence: None,
             evidence_of: BTreeMap::new(),
             asked: None,
+            last_asked: now,
+            asked_about: None,
             ask_again: false,
             strikes: Vec::new(),
         };
@@ -228,9 +232,11 @@ impl Sentinel {
         stall.next_look = now.plus(LOOK_AGAIN);
         stall.accounts = accounts;
         stall.facts = facts;
-        // Where a running thread is changes all the time: it is asked for as often as the budget allows.
-        let moves = stall.facts.doing == Doing::Running;
-        stall.ask_again |= moves || cause.kind != stall.cause.kind || (!same_call && asleep);
+        // Where a running thread is changes all the time, and what an ending child does.
+        let moves = stall.facts.doing == Doing::Running || stall.facts.waits;
+        let old = now.since(stall.last_asked) >= ASK_AGAIN;
+        stall.ask_again |=
+            (moves && old) || cause.kind != stall.cause.kind || (!same_call && asleep);
         // A cause once shown is not taken back for a moment in which nothing can be shown.
         let unknown = cause.kind == CauseKind::Unknown;
         stall.unknown = if unknown { stall.unknown + 1 } else { 0 };

@@ -11,7 +11,8 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use loopwarden::export::{
-    AgentSource, AgentStats, Exporter, FileSettings, HookVerdict, LoopSource, MapFill, Settings,
+    AgentSource, AgentStats, Exporter, FileSettings, HookVerdict, JournalStats, LoopSource,
+    MapFill, Settings,
 };
 use loopwarden::pipeline::{
     ActionNotice, Cause, CauseKind, EndedBy, Histogram, IncidentId, LoopId, LoopInfo, LoopTotals,
@@ -51,7 +52,12 @@ impl AgentSource for Source {
                 bounds: vec![1 << 20, u64::MAX],
                 counts: vec![3, 0],
             },
-            journal: None,
+            journal: Some(JournalStats {
+                written: 3,
+                counted: 1,
+                lost: 0,
+                bytes: 4096,
+            }),
             scan_lateness_sum: Duration::from_millis(1),
         }
     }

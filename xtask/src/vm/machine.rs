@@ -87,9 +87,11 @@ impl Machine {
     }
 
     fn start(&self, word: &str) -> Result<Child> {
-        // panic=-1 with -no-reboot ends qemu at once; mitigations are slow to emulate and nothing here is secret.
+        // panic=-1 with -no-reboot ends qemu at once; mitigations are slow to emulate and nothing here is secret. A kernel that does
+        // not come back for two minutes ends with the stacks of all CPUs instead of with a limit of ours that says nothing.
         let append = format!(
-            "console=ttyS0 panic=-1 oops=panic loglevel=4 mitigations=off loopwarden.word={word}"
+            "console=ttyS0 panic=-1 oops=panic watchdog_thresh=60 softlockup_panic=1 softlockup_all_cpu_backtrace=1 \
+             loglevel=4 mitigations=off loopwarden.word={word}"
         );
         let mut command = Command::new("qemu-system-x86_64");
         command

@@ -108,6 +108,9 @@ fn signed(bytes: &mut impl Iterator<Item = u8>) -> Option<i64> {
 mod tests {
     use super::*;
 
+    /// A format, a table in it, and the lines of some offsets.
+    type Case<'a> = (LineTable, &'a [u8], &'a [(i64, Option<u32>)]);
+
     /// What `co_lnotab` and `co_linetable` of four versions hold for one function, and the lines that the same version tells for its
     /// instructions.
     #[test]
@@ -134,7 +137,7 @@ mod tests {
             1, 9, 15, 248, 241, 14, 0, 13, 14, 250,
         ];
         let first = [(-2, Some(3))];
-        let table: [(LineTable, &[u8], &[(i64, Option<u32>)]); 4] = [
+        let table: [Case<'_>; 4] = [
             (
                 LineTable::Increments,
                 &increments,

@@ -30,7 +30,7 @@ pub(super) fn stall(way: &str, end: &str) -> Result<()> {
         }
         "cpu" => {
             // Before all others: who has to wait for a CPU does not compute.
-            rustix::process::setpriority_process(None, -20)?;
+            rustix::process::setpriority_process(None, -10)?;
             spin(end.to_owned());
         }
         "lazy_cpu" => spin(end.to_owned()),
