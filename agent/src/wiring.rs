@@ -7,7 +7,7 @@ use crate::export::journal::JournalSettings;
 use crate::pipeline::Pid;
 use crate::pipeline::policy::EngineRules;
 use crate::pipeline::record::{EngineInForce, InForce};
-use crate::rescue::{EngineSettings, Limits, Settings, TargetSettings};
+use crate::rescue::{EngineSettings, EvidenceLimits, Limits, Settings, TargetSettings};
 use crate::target::scout::Matching;
 
 /// The rescue thread's view of a configuration.
@@ -37,6 +37,11 @@ pub fn settings_of(config: &Config, match_all: bool) -> Settings {
         mode: config.mode,
         targets: targets.collect(),
         limits,
+        evidence: EvidenceLimits {
+            collect: config.evidence.collect,
+            per_loop: config.evidence.per_loop,
+            node_cpu_percent: config.evidence.node_cpu_percent,
+        },
         match_all,
     }
 }

@@ -19,7 +19,7 @@ use super::output::{Output, Sinks, wall_clock};
 use crate::config::{Config, ExeGlob, WatchOptions, duration};
 use crate::export::lines::Lines;
 use crate::kernel::{self, clock};
-use crate::pipeline::Pid;
+use crate::pipeline::{Collect, Pid};
 use crate::rescue;
 use crate::wiring::{ConfigRules, settings_of};
 
@@ -44,6 +44,9 @@ pub struct Args {
     /// How long an engine may take to end once it was told to
     #[arg(long, value_name = "DUR", default_value = "500ms", value_parser = duration::parse)]
     grace: Duration,
+    /// What is found out about a stall: `full` with stacks, for which memory of the process is read; `procfs` without; or `off`
+    #[arg(long, value_name = "HOW", default_value = "full", value_parser = evidence)]
+    evidence: Collect,
     /// Process to watch, with all that descends from it; may be given more than once
     #[arg(long, value_name = "PID", required_unless_present = "command", conflicts_with = "command", num_args = 1..)]
     pid: Vec<u32>,
@@ -83,6 +86,7 @@ pub fn run(args: Args) -> Result<u8> {
         stall_after: Some(args.stall_after),
         engines: args.engine,
         grace: Some(args.grace),
+        collect: args.evidence,
         pids: pids.clone(),
     });
     let settings = settings_of(&config, false);
@@ -120,6 +124,13 @@ fn stall_after(text: &str) -> Result<Duration, String> {
         Ok(span) => Ok(span),
         Err(error) => Err(error.to_string()),
     }
+}
+
+fn evidence(text: &str) -> Result<Collect, String> {
+    let known = Collect::WORDS.iter().find(|(word, _)| *word == text);
+    known
+        .map(|(_, collect)| *collect)
+        .ok_or_else(|| "allowed: full, procfs, off".to_owned())
 }
 
 fn sinks(args: &Args) -> Result<Sinks> {

@@ -30,8 +30,8 @@ mod yaml;
 mod tests;
 
 pub use model::{
-    Allowance, Annotations, Budget, Config, EngineMatcher, EnginePolicy, Export, Journal,
-    KubernetesMatch, Limits, Liveness, Matcher, Metrics, Otlp, OtlpProtocol, Target,
+    Allowance, Annotations, Budget, Config, EngineMatcher, EnginePolicy, EvidenceRules, Export,
+    Journal, KubernetesMatch, Limits, Liveness, Matcher, Metrics, Otlp, OtlpProtocol, Target,
 };
 pub use pattern::{CmdlineGlob, ExeGlob};
 pub use problem::{ConfigError, Location, Problem};

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::pattern::{CmdlineGlob, ExeGlob};
-use crate::pipeline::{Mode, Pid};
+use crate::pipeline::{Collect, Mode, Pid};
 
 /// A complete configuration.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,10 +19,23 @@ pub struct Config {
     pub limits: Limits,
     /// What pod annotations may ask for.
     pub annotations: Annotations,
+    /// What is found out about stalls, and what that may cost.
+    pub evidence: EvidenceRules,
     /// Where the figures go.
     pub export: Export,
     /// Where incidents are kept.
     pub journal: Journal,
+}
+
+/// What is found out about stalls beyond the quick look that names their cause, and what that may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EvidenceRules {
+    /// How far it goes.
+    pub collect: Collect,
+    /// About one loop it is gathered so often.
+    pub per_loop: Duration,
+    /// All of it may take so many hundredths of one core.
+    pub node_cpu_percent: u8,
 }
 
 /// One kind of process to watch.
@@ -214,7 +227,10 @@ impl EnginePolicy {
 
 /// What holds where a file says nothing. `docs/configuration.md` tells the same.
 pub mod defaults {
-    use super::{Budget, Duration, Ipv4Addr, Journal, Limits, Metrics, PathBuf, SocketAddr};
+    use super::{
+        Budget, Collect, Duration, EvidenceRules, Ipv4Addr, Journal, Limits, Metrics, PathBuf,
+        SocketAddr,
+    };
 
     /// The preset that is watched where no targets are given.
     pub const PRESET: &str = "litellm";
@@ -238,6 +254,12 @@ pub mod defaults {
             per: Duration::from_mins(1),
         },
         pause: Duration::from_secs(1),
+    };
+    /// `evidence`.
+    pub const EVIDENCE: EvidenceRules = EvidenceRules {
+        collect: Collect::Full,
+        per_loop: Duration::from_secs(1),
+        node_cpu_percent: 2,
     };
     /// `export.metrics`.
     pub const METRICS: Metrics = Metrics {

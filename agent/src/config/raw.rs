@@ -11,7 +11,7 @@ use super::raw_export::{self, Listen};
 use super::raw_match::{engine_matcher, matcher};
 use super::read::{At, Field, Fields, Reader};
 use super::size;
-use crate::pipeline::Mode;
+use crate::pipeline::{Collect, Mode};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -33,6 +33,9 @@ pub(super) struct RawConfig {
     pub(super) node_kills: Option<Budget>,
     pub(super) pause: Option<Duration>,
     pub(super) allow: Option<Vec<Allowance>>,
+    pub(super) collect: Option<Collect>,
+    pub(super) per_loop: Option<Duration>,
+    pub(super) node_cpu_percent: Option<u8>,
     pub(super) otlp: Option<RawOtlp>,
     pub(super) listen: Option<Listen>,
     pub(super) journal_dir: Option<PathBuf>,
@@ -117,6 +120,18 @@ pub(super) fn config(reader: &mut Reader<'_>, root: &Node) -> RawConfig {
                     .collect(),
             )
         });
+    }
+    if let Some(evidence) = section(reader, &top, "evidence") {
+        raw.collect = evidence
+            .field("collect")
+            .and_then(|f| reader.word(&f, &Collect::WORDS))
+            .map(|word| word.value);
+        raw.per_loop =
+            span(reader, &evidence, "per_loop", MILLISECOND * 100, HOUR).map(|span| span.value);
+        raw.node_cpu_percent = evidence
+            .field("node_cpu_percent")
+            .and_then(|f| reader.number(&f, 1..=100))
+            .and_then(|number| u8::try_from(number.value).ok());
     }
     if let Some(export) = section(reader, &top, "export") {
         raw.otlp = section(reader, &export, "otlp").map(|otlp| raw_export::otlp(reader, &otlp));

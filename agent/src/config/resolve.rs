@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::model::{
-    Annotations, Config, EnginePolicy, Export, Journal, Limits, Liveness, Metrics, Otlp,
-    OtlpProtocol,
+    Annotations, Config, EnginePolicy, EvidenceRules, Export, Journal, Limits, Liveness, Metrics,
+    Otlp, OtlpProtocol,
 };
 use super::model::{Target, defaults};
 use super::presets::{self, PRESETS};
@@ -66,6 +66,13 @@ pub(super) fn config(raw: RawConfig, mode: Option<Mode>, problems: &mut Problems
         },
         annotations: Annotations {
             allow: raw.allow.unwrap_or_default(),
+        },
+        evidence: EvidenceRules {
+            collect: raw.collect.unwrap_or(defaults::EVIDENCE.collect),
+            per_loop: raw.per_loop.unwrap_or(defaults::EVIDENCE.per_loop),
+            node_cpu_percent: raw
+                .node_cpu_percent
+                .unwrap_or(defaults::EVIDENCE.node_cpu_percent),
         },
         export: Export {
             otlp: raw.otlp.map(otlp),

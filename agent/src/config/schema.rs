@@ -19,6 +19,7 @@ pub const SECTIONS: &[Section] = &[
             "targets",
             "limits",
             "annotations",
+            "evidence",
             "export",
             "journal",
         ],
@@ -76,6 +77,10 @@ pub const SECTIONS: &[Section] = &[
     Section {
         path: "annotations",
         keys: &["allow"],
+    },
+    Section {
+        path: "evidence",
+        keys: &["collect", "per_loop", "node_cpu_percent"],
     },
     Section {
         path: "export",

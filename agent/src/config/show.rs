@@ -74,6 +74,17 @@ fn tree(config: &Config) -> Tree {
             Some(map([("allow", Some(Tree::List(allow.collect())))])),
         ),
         (
+            "evidence",
+            Some(map([
+                ("collect", Some(bare(config.evidence.collect.name()))),
+                ("per_loop", Some(span(config.evidence.per_loop))),
+                (
+                    "node_cpu_percent",
+                    Some(bare(config.evidence.node_cpu_percent.to_string())),
+                ),
+            ])),
+        ),
+        (
             "export",
             Some(map([
                 ("otlp", otlp),

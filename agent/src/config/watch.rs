@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use super::model::{
-    Annotations, Config, EngineMatcher, EnginePolicy, Export, Matcher, Target, defaults,
+    Annotations, Config, EngineMatcher, EnginePolicy, EvidenceRules, Export, Matcher, Target,
+    defaults,
 };
 use super::pattern::ExeGlob;
-use crate::pipeline::{Mode, Pid};
+use crate::pipeline::{Collect, Mode, Pid};
 
 /// Options of `watch` that say what to do.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +20,8 @@ pub struct WatchOptions {
     pub engines: Vec<ExeGlob>,
     /// `--grace`.
     pub grace: Option<Duration>,
+    /// `--evidence`.
+    pub collect: Collect,
     /// `--pid`, each, or the started command.
     pub pids: Vec<Pid>,
 }
@@ -60,6 +63,10 @@ impl Config {
             targets: vec![target],
             limits: defaults::LIMITS,
             annotations: Annotations::default(),
+            evidence: EvidenceRules {
+                collect: options.collect,
+                ..defaults::EVIDENCE
+            },
             export: Export {
                 otlp: None,
                 metrics: None,

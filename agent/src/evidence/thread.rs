@@ -46,7 +46,12 @@ pub struct Request {
 #[derive(Debug)]
 pub enum Question {
     /// A loop was recognised: make ready what takes long.
-    Prepare(LoopId),
+    Prepare {
+        /// Whose.
+        id: LoopId,
+        /// Also what reading stacks needs.
+        stacks: bool,
+    },
     /// Find out about a stall.
     Collect(Box<Request>),
     /// A child was told to end: take down what it has open, which cannot be seen any more when it is ending.
@@ -80,20 +85,23 @@ pub(super) type Reply = Arc<dyn Fn(Answer) + Send + Sync>;
 pub struct Collector {
     questions: SyncSender<Question>,
     interpreters: Interpreters,
+    budget: Arc<Mutex<Budget>>,
     threads: [JoinHandle<()>; 2],
 }
 
 impl Collector {
-    /// Starts the threads. `answer` is called from them for every answer; `clock` is the clock of the kernel events.
+    /// Starts the threads. `answer` is called from them for every answer; `clock` is the clock of the kernel events;
+    /// `cpu_percent` of one core is what all evidence may take.
     pub fn start(
         clock: fn() -> Mono,
         registers: ReadRegisters,
+        cpu_percent: u8,
         answer: impl Fn(Answer) + Send + Sync + 'static,
     ) -> std::io::Result<Self> {
         let (questions, inbox) = sync_channel(QUEUE);
         let (to_stacks, for_stacks) = sync_channel(QUEUE);
         let interpreters = Interpreters::start()?;
-        let budget = Arc::new(Mutex::new(Budget::default()));
+        let budget = Arc::new(Mutex::new(Budget::new(cpu_percent)));
         let answer: Reply = Arc::new(answer);
         let work = Work {
             clock,
@@ -106,7 +114,7 @@ impl Collector {
         let stacks = StackWork {
             clock,
             stacks: Stacks::new(registers),
-            budget,
+            budget: budget.clone(),
             answer,
         };
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
@@ -115,6 +123,7 @@ impl Collector {
         Ok(Self {
             questions,
             interpreters,
+            budget,
             threads: [
                 spawn("evidence", Box::new(move || work.run(&inbox)))?,
                 spawn("evidence-stacks", Box::new(move || stacks.run(&for_stacks)))?,
@@ -129,6 +138,14 @@ impl Collector {
             Ok(()) => true,
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
         }
+    }
+
+    /// What all evidence may take from now on, in hundredths of one core.
+    pub fn set_share(&self, cpu_percent: u8) {
+        self.budget
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .set_share(cpu_percent);
     }
 
     /// Whose lock an address in the memory of a process is, as far as it is known by now. Never waits.
@@ -170,9 +187,11 @@ impl Work {
         while let Ok(question) = inbox.recv() {
             match question {
                 Question::Collect(request) => self.collect(request),
-                Question::Prepare(id) => {
+                Question::Prepare { id, stacks } => {
                     self.interpreters.look_up(id.process);
-                    self.pass_on(StackQuestion::Prepare(id));
+                    if stacks {
+                        self.pass_on(StackQuestion::Prepare(id));
+                    }
                 }
                 Question::Remember(pid) => self.remembered.remember(pid),
                 Question::Forget(pid) => {
@@ -306,20 +325,21 @@ fn may(
 ) -> bool {
     let now = clock();
     let why = if now.since(request.asked) > DEADLINE {
-        Some("deadline: it was too late, evidence about others came first")
+        Some("deadline: it was too late, evidence about others came first".to_owned())
     } else {
         budget
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .refusal(now)
     };
-    if let Some(why) = why {
-        evidence.missing.push(Missing {
-            what: what.to_owned(),
-            why: why.to_owned(),
-        });
-    }
-    why.is_none()
+    let Some(why) = why else {
+        return true;
+    };
+    evidence.missing.push(Missing {
+        what: what.to_owned(),
+        why,
+    });
+    false
 }
 
 /// CPU time of this thread so far.

@@ -10,6 +10,37 @@ use serde::{Deserialize, Serialize};
 use super::cause::Frame;
 use super::ids::{Mono, Pid, Tid};
 
+/// How far evidence goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Collect {
+    /// What procfs shows, and the stack: memory of watched processes is read.
+    #[default]
+    Full,
+    /// What procfs shows: peers, files, holders, the child. No memory of watched processes is read.
+    Procfs,
+    /// Nothing beyond the quick look that names the cause.
+    Off,
+}
+
+impl Collect {
+    /// The words of the configuration and the command line.
+    pub const WORDS: [(&'static str, Self); 3] = [
+        ("full", Self::Full),
+        ("procfs", Self::Procfs),
+        ("off", Self::Off),
+    ];
+
+    /// Its word.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Procfs => "procfs",
+            Self::Off => "off",
+        }
+    }
+}
+
 /// Everything gathered at one moment of one stall.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Evidence {

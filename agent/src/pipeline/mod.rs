@@ -25,7 +25,7 @@ pub mod stamp;
 pub mod story;
 
 pub use cause::{Cause, CauseKind, ChildCause, Frame, Signalled, StarvedBy, StoppedBy};
-pub use evidence::Evidence;
+pub use evidence::{Collect, Evidence};
 pub use histogram::Histogram;
 pub use ids::{IncidentId, LoopId, Mono, NsPid, Pid, PidKey, Tid};
 pub use notice::{

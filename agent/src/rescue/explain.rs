@@ -10,12 +10,10 @@ use crate::evidence::{Answer, Question, Request};
 use crate::kernel::clock;
 use crate::pipeline::classify::{Doing, ThreadFacts, classify, is_clear};
 use crate::pipeline::evidence::Missing;
-use crate::pipeline::{CauseKind, Evidence, Mono, Notice, Pid, Tid};
+use crate::pipeline::{CauseKind, Collect, Evidence, Mono, Notice, Pid, Tid};
 
-/// How often evidence about one loop is gathered.
-const CAPTURE_EVERY: Duration = Duration::from_secs(1);
-/// How much of that may be saved up: a stall that changes its cause a few times, or some that follow one another.
-const CAPTURES_SAVED: Duration = Duration::from_secs(3);
+/// Captures that may be saved up: a stall changes its cause a few times, or some follow one another.
+const CAPTURES_SAVED: u32 = 3;
 
 impl Sentinel {
     /// Asks again about a stall that is about something else by now, when no answer is due and the loop's budget allows.
@@ -32,19 +30,25 @@ impl Sentinel {
 
     /// Asks what a stalled loop waits for. Never waits.
     pub(super) fn ask_evidence(&mut self, tid: Tid, facts: &ThreadFacts, now: Mono) {
+        let limits = self.settings.evidence;
         let Some(watched) = self.loops.get_mut(&tid) else {
             return;
         };
         let Some(stall) = watched.stall.as_mut() else {
             return;
         };
+        if limits.collect == Collect::Off {
+            stall.ask_again = false;
+            return;
+        }
         if watched.next_capture > now {
             // Asked when its time has come, if the stall still lasts.
             stall.ask_again = true;
             return;
         }
-        let earliest = Mono(now.0.saturating_sub(nanoseconds(CAPTURES_SAVED)));
-        watched.next_capture = watched.next_capture.max(earliest).plus(CAPTURE_EVERY);
+        let saved = nanoseconds(limits.per_loop.saturating_mul(CAPTURES_SAVED));
+        let earliest = Mono(now.0.saturating_sub(saved));
+        watched.next_capture = watched.next_capture.max(earliest).plus(limits.per_loop);
         let request = Request {
             incident: stall.incident,
             id: watched.id,
@@ -54,7 +58,7 @@ impl Sentinel {
                 .child
                 .as_ref()
                 .map(|child| (child.pid, child.exe.clone())),
-            stack: stack_wanted(stall, facts),
+            stack: limits.collect == Collect::Full && stack_wanted(stall, facts),
         };
         stall.asked = Some(now);
         stall.last_asked = now;
@@ -149,7 +153,9 @@ impl Sentinel {
         let why = match (&stall.evidence, stall.asked, stall.ask_again) {
             (Some(_), ..) | (None, None, false) => return,
             (None, Some(_), _) => "the stall ended before it was gathered",
-            (None, None, true) => "budget: evidence about one loop is gathered once a second",
+            (None, None, true) => {
+                "budget: there was evidence about stalls of this loop shortly before (`evidence.per_loop`)"
+            }
         };
         let missing = vec![Missing {
             what: "evidence".into(),

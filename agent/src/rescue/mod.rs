@@ -25,6 +25,6 @@ mod thread;
 mod threads;
 mod unshown;
 
-pub use settings::{EngineSettings, Limits, Settings, TargetSettings};
+pub use settings::{EngineSettings, EvidenceLimits, Limits, Settings, TargetSettings};
 pub use stats::Stats;
 pub use thread::{Handle, Remote, StartError, Summary, start};

@@ -11,7 +11,7 @@ use crate::kernel::thread_call::{ThreadCall, thread_call};
 use crate::kernel::{clock, syscalls};
 use crate::pipeline::event::{PollClass, Poller};
 use crate::pipeline::recognise::{Recognised, recognise};
-use crate::pipeline::{EndedBy, LoopInfo, Mode, Mono, Notice, Pid, Tid};
+use crate::pipeline::{Collect, EndedBy, LoopInfo, Mode, Mono, Notice, Pid, Tid};
 
 /// How long a thread must stay at the poller it was found in: the threads of a pool take turns much faster.
 const SETTLED: Duration = Duration::from_millis(500);
@@ -140,7 +140,13 @@ impl Sentinel {
             at: now,
             info: info.clone(),
         });
-        self.tell_collector(Question::Prepare(info.id));
+        let collect = self.settings.evidence.collect;
+        if collect != Collect::Off {
+            self.tell_collector(Question::Prepare {
+                id: info.id,
+                stacks: collect == Collect::Full,
+            });
+        }
         if guarded {
             // Ahead of need; a refusal is named when it matters.
             self.hold_lock(key);

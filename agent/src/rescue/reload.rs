@@ -21,6 +21,7 @@ impl Sentinel {
             .collect();
         self.node_budget
             .limit(settings.limits.node_kills, settings.limits.per);
+        self.collector.set_share(settings.evidence.node_cpu_percent);
         self.settings = settings;
         self.rules = rules.clone();
         self.budgets.clear();

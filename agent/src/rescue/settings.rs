@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::pipeline::Mode;
 use crate::pipeline::policy::EngineRules;
 use crate::pipeline::record::{EngineInForce, InForce};
+use crate::pipeline::{Collect, Mode};
 
 /// How engines of one target are treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +74,17 @@ impl Default for Limits {
     }
 }
 
+/// What is found out about stalls, and what that may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EvidenceLimits {
+    /// How far it goes.
+    pub collect: Collect,
+    /// About one loop it is gathered so often.
+    pub per_loop: Duration,
+    /// All of it may take so many hundredths of one core.
+    pub node_cpu_percent: u8,
+}
+
 /// Everything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -83,6 +94,8 @@ pub struct Settings {
     pub targets: Vec<TargetSettings>,
     /// Limits of the node.
     pub limits: Limits,
+    /// Of evidence.
+    pub evidence: EvidenceLimits,
     /// Match every new process of the machine against the targets.
     pub match_all: bool,
 }

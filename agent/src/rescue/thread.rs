@@ -80,7 +80,8 @@ pub fn start(
         let mut reader = sensor.take_registers();
         let registers =
             Box::new(move |pid, tid| reader.read(pid, tid).map_err(|error| error.to_string()));
-        Collector::start(clock::now, registers, move |answer| {
+        let share = settings.evidence.node_cpu_percent;
+        Collector::start(clock::now, registers, share, move |answer| {
             post(&sender, &wake, Message::Explained(Box::new(answer)));
         })?
     };

@@ -81,11 +81,11 @@ const TABLE: &[(&str, &str)] = &[
     ),
     (
         "just text",
-        r#"f.yaml:1:1: found "just text"; allowed: a mapping with the keys mode, targets, limits, annotations, export, journal"#,
+        r#"f.yaml:1:1: found "just text"; allowed: a mapping with the keys mode, targets, limits, annotations, evidence, export, journal"#,
     ),
     (
         "- a\n",
-        "f.yaml:1:1: found a list; allowed: a mapping with the keys mode, targets, limits, annotations, export, journal",
+        "f.yaml:1:1: found a list; allowed: a mapping with the keys mode, targets, limits, annotations, evidence, export, journal",
     ),
     (
         "mode:\n",

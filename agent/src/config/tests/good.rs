@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::{Allowance, Budget, Config, OtlpProtocol, parse};
-use crate::pipeline::{Mode, Pid};
+use crate::pipeline::{Collect, Mode, Pid};
 
 /// The example of the documentation, every key of it.
 const EVERY_KEY: &str = r#"
@@ -20,6 +20,7 @@ targets:
     match: { kubernetes: { namespace: shop, labels: { app: bff, "a.b/c": "1" } } }
 limits: { node_kills: { count: 200, per: 1m }, pause: 1s }
 annotations: { allow: [ enforce, engine, shorter-grace, stall-after ] }
+evidence: { collect: procfs, per_loop: 5s, node_cpu_percent: 3 }
 export:
   otlp: { endpoint: "http://localhost:4317", protocol: grpc }
   metrics: { listen: "127.0.0.1:9469" }
@@ -66,6 +67,9 @@ fn every_key_is_read() {
     assert_eq!(kubernetes.labels["a.b/c"], "1");
     assert_eq!(config.annotations.allow.len(), 4);
     assert_eq!(config.annotations.allow[2], Allowance::ShorterGrace);
+    assert_eq!(config.evidence.collect, Collect::Procfs);
+    assert_eq!(config.evidence.per_loop, Duration::from_secs(5));
+    assert_eq!(config.evidence.node_cpu_percent, 3);
     assert_eq!(config.journal.max_bytes, 64 << 20);
 }
 

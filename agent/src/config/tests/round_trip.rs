@@ -5,10 +5,10 @@ use std::time::Duration;
 use super::good::{every_key, read};
 use crate::config::model::defaults;
 use crate::config::{
-    Annotations, Budget, CmdlineGlob, Config, EngineMatcher, EnginePolicy, ExeGlob, Export, Limits,
-    Matcher, Metrics, Otlp, OtlpProtocol, Target, parse,
+    Annotations, Budget, CmdlineGlob, Config, EngineMatcher, EnginePolicy, EvidenceRules, ExeGlob,
+    Export, Limits, Matcher, Metrics, Otlp, OtlpProtocol, Target, parse,
 };
-use crate::pipeline::Mode;
+use crate::pipeline::{Collect, Mode};
 use proptest::collection::vec;
 use proptest::option::of;
 use proptest::prelude::*;
@@ -54,6 +54,10 @@ limits:
   pause: 1s
 annotations:
   allow: []
+evidence:
+  collect: full
+  per_loop: 1s
+  node_cpu_percent: 2
 export:
   metrics:
     listen: "127.0.0.1:9469"
@@ -138,6 +142,17 @@ fn target() -> impl Strategy<Value = Target> {
     )
 }
 
+fn evidence() -> impl Strategy<Value = EvidenceRules> {
+    let collect = (0..Collect::WORDS.len()).prop_map(|index| Collect::WORDS[index].1);
+    (collect, 100..3_600_000u64, 1..=100u8).prop_map(|(collect, per_loop, node_cpu_percent)| {
+        EvidenceRules {
+            collect,
+            per_loop: Duration::from_millis(per_loop),
+            node_cpu_percent,
+        }
+    })
+}
+
 fn export() -> impl Strategy<Value = Export> {
     let protocol = prop_oneof![Just(OtlpProtocol::Grpc), Just(OtlpProtocol::HttpProtobuf)];
     let otlp = (
@@ -167,16 +182,20 @@ fn config() -> impl Strategy<Value = Config> {
         vec(target(), 1..4),
         budget(),
         span(3_600_000),
+        evidence(),
         export(),
     )
-        .prop_map(move |(mode, targets, node_kills, pause, export)| Config {
-            mode,
-            targets: unique(targets),
-            limits: Limits { node_kills, pause },
-            annotations: Annotations::default(),
-            export,
-            journal: defaults::journal(),
-        })
+        .prop_map(
+            move |(mode, targets, node_kills, pause, evidence, export)| Config {
+                mode,
+                targets: unique(targets),
+                limits: Limits { node_kills, pause },
+                annotations: Annotations::default(),
+                evidence,
+                export,
+                journal: defaults::journal(),
+            },
+        )
 }
 
 proptest! {

@@ -1,7 +1,7 @@
 //! The other end of a unix socket: only the kernel's socket diagnostics know it, and only within the network namespace of
 //! the socket.
 
-use std::io;
+use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::os::fd::OwnedFd;
 
 use rustix::net::{
@@ -26,6 +26,9 @@ const PEER: u16 = 2;
 const HEADER: usize = 16;
 const MESSAGE: usize = 16;
 
+/// Bytes of `/proc/net/unix` that are looked at: some 40,000 sockets.
+const LONGEST_LIST: u64 = 4 << 20;
+
 /// One unix socket.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Unix {
@@ -40,14 +43,35 @@ pub(super) fn peer(pid: Pid, inode: u64) -> io::Result<Option<(u64, Option<Strin
         return Ok(None);
     };
     let diagnostics = open(pid)?;
-    let Some(Unix {
-        peer: Some(peer), ..
-    }) = ask(&diagnostics, inode)?
-    else {
+    let Some(Unix { peer, .. }) = ask(&diagnostics, inode)? else {
+        // "No such socket" is also what a kernel says that cannot be asked about unix sockets.
+        if is_listed(pid, inode) {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "this kernel has no diagnostics of unix sockets; load its module unix_diag",
+            ));
+        }
+        return Ok(None);
+    };
+    let Some(peer) = peer else {
         return Ok(None);
     };
     let name = ask(&diagnostics, peer)?.and_then(|other| other.name);
     Ok(Some((u64::from(peer), name)))
+}
+
+/// Whether the process's network namespace has a unix socket of this inode. Of a very long list the beginning is read.
+fn is_listed(pid: Pid, inode: u32) -> bool {
+    let Ok(file) = std::fs::File::open(format!("/proc/{pid}/net/unix")) else {
+        return false;
+    };
+    BufReader::new(file.take(LONGEST_LIST))
+        .lines()
+        .map_while(Result::ok)
+        .any(|line| {
+            let column = line.split_ascii_whitespace().nth(6);
+            column.and_then(|text| text.parse().ok()) == Some(inode)
+        })
 }
 
 /// A socket for questions about the process's network namespace. A thread of its own goes there to make it, and ends.

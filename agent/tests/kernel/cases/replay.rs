@@ -108,10 +108,12 @@ fn replay(record: &str, tried: Tried) -> Result<Value> {
     Ok(result["incidents"][0].clone())
 }
 
-/// The words of a side's actions.
+/// The words of a side's actions. Whether a look falls between the end of the child and that of the wait is chance, so what is
+/// refused then is left out.
 fn words(side: &Value) -> Vec<String> {
     let actions = side["actions"].as_array().into_iter().flatten();
     actions
+        .filter(|action| action["refused_by"] != "not_child")
         .map(|action| {
             format!(
                 "{} {} {}",
