@@ -56,7 +56,7 @@ fn a_file_cut_at_any_byte_gives_all_whole_lines_and_at_most_one_problem() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever happens to some bytes, lines without such a byte are read, and nothing is read that was not written.
     #[test]

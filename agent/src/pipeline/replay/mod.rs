@@ -348,5 +348,7 @@ const fn enforces(policy: &InForce) -> bool {
 mod tests;
 
 #[cfg(test)]
-#[path = "property.rs"]
+mod model;
+
+#[cfg(test)]
 mod property;

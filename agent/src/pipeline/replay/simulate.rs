@@ -162,15 +162,18 @@ impl Simulation<'_> {
         self.run
     }
 
-    /// A moment the policy named: the agent is a little late, as late as the record shows where it was asked for the same,
-    /// else as late as it usually was.
+    /// A moment the policy named: the agent is a little late. Where it was asked for the same, as late as the record shows;
+    /// else as late as it usually was, and later where the record shows that it could not look before.
     fn timer(&self, now: Mono, at: Mono) -> Mono {
         let looks = self.line.story.looks.iter();
         let late = looks.flat_map(|look| [(look.asked, look.at), (look.until_asked, look.until)]);
-        late.filter(|(asked, found)| *asked <= at && at <= *found && *found > now)
-            .map(|(_, found)| found)
-            .next()
-            .unwrap_or_else(|| at.plus(self.late))
+        let mut late = late.filter(|(_, found)| *found > now);
+        if let Some((_, found)) = late.clone().find(|(asked, _)| *asked == at) {
+            return found;
+        }
+        let usual = at.plus(self.late);
+        late.find(|(asked, found)| *asked < at && usual < *found)
+            .map_or(usual, |(_, found)| found)
     }
 
     /// When a refusal is looked at again. How those looks fall is chance: they fall as in the record.
@@ -206,7 +209,9 @@ impl Simulation<'_> {
             .iter()
             .map(|end| end.at)
             .filter(|end| *end < last);
-        let all = told.chain(holds.flatten()).chain(ends);
+        // Whoever is refused for another reason is refused for this one from then on, and nothing else heals before it does.
+        let ending = story.ending.iter().copied();
+        let all = told.chain(holds.flatten()).chain(ends).chain(ending);
         all.filter(|at| *at > now).min()
     }
 
