@@ -13,12 +13,14 @@ use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::common::{announce, catch_signals};
-use super::output::{Output, Sinks, Teller};
+use super::output::{Output, Sinks};
 use crate::config::{Config, ConfigWatcher, OtlpProtocol, Reload, Source};
-use crate::export::journal::{InForceOf, Journal, JournalSender, JournalState};
+use crate::export::journal::{
+    InForceOf, Journal, JournalInbox, JournalSender, JournalState, Setup,
+};
 use crate::export::{
     AgentSource, AgentStats, Exporter, FileOtlp, FileSettings, HookVerdict, JournalStats,
-    LoopSource, MapFill, NoticeSender, Settings,
+    LoopSource, MapFill, Settings,
 };
 use crate::kernel::{self, Totals};
 use crate::pipeline::{LoopId, LoopInfo, LoopTotals, Mode, Notice};
@@ -136,7 +138,10 @@ impl Agent {
             .enable_all()
             .build()
             .context("cannot start the async runtime of the exporters")?;
-        let exporter = runtime.block_on(Exporter::start(exports, watched.clone(), own))?;
+        let (keeper, inbox) = JournalSender::channel();
+        let told = Some(keeper.deliveries());
+        let exporter =
+            runtime.block_on(Exporter::start_told(exports, watched.clone(), own, told))?;
         let sinks = Sinks {
             json: None,
             text: Some(Box::new(io::stderr())),
@@ -145,13 +150,21 @@ impl Agent {
             .context("cannot start the output thread")?;
 
         let (teller, notices) = (output.teller(), exporter.sender());
-        let journal = start_journal(&config, kept, output.teller(), exporter.sender());
-        let keeper = journal.as_ref().map(Journal::sender);
+        let lost = (output.teller(), exporter.sender());
+        let setup = Setup {
+            settings: journal_of(&config),
+            state: kept,
+            in_force: in_force_of(&config),
+            tell: Box::new(move |notice: Notice| {
+                lost.1.notice(notice.clone());
+                lost.0.tell(notice);
+            }),
+            events: exporter.events(),
+        };
+        let journal = start_journal(setup, keeper.clone(), inbox);
         let reloader = keeper.clone();
         let tell = move |notice: Notice| {
-            if let Some(keeper) = &keeper {
-                keeper.notice(&notice);
-            }
+            keeper.notice(&notice);
             notices.notice(notice.clone());
             teller.tell(notice);
         };
@@ -160,7 +173,7 @@ impl Agent {
         let remote = handle.remote();
         let export = config.export.clone();
         let watcher = ConfigWatcher::start(source, config, move |reload| {
-            reloaded(reload, &remote, &export, reloader.as_ref());
+            reloaded(reload, &remote, &export, &reloader);
         })
         .context("cannot watch the configuration file")?;
         Ok(Self {
@@ -209,17 +222,8 @@ impl Agent {
 }
 
 /// Starts the journal. An agent without one still guards.
-fn start_journal(
-    config: &Config,
-    state: Arc<JournalState>,
-    teller: Teller,
-    notices: NoticeSender,
-) -> Option<Journal> {
-    let lost = move |notice: Notice| {
-        notices.notice(notice.clone());
-        teller.tell(notice);
-    };
-    let started = Journal::start(journal_of(config), state, in_force_of(config), lost);
+fn start_journal(setup: Setup, sender: JournalSender, inbox: JournalInbox) -> Option<Journal> {
+    let started = Journal::start(setup, sender, inbox);
     if let Err(error) = &started {
         log::error!("cannot start the journal's thread: {error}; no journal is kept");
     }
@@ -235,7 +239,7 @@ fn reloaded(
     reload: Reload,
     remote: &Remote,
     export: &crate::config::Export,
-    journal: Option<&JournalSender>,
+    journal: &JournalSender,
 ) {
     match reload {
         Reload::Changed { config, changes } => {
@@ -245,9 +249,7 @@ fn reloaded(
             if config.export != *export {
                 log::warn!("a change of `export` takes effect when the agent is started again");
             }
-            if let Some(journal) = journal {
-                journal.reload(journal_of(&config), in_force_of(&config));
-            }
+            journal.reload(journal_of(&config), in_force_of(&config));
             remote.reload(settings_of(&config, true), Arc::new(ConfigRules(*config)));
         }
         Reload::Unchanged => log::warn!("configuration read again: nothing changed"),

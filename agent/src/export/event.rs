@@ -8,11 +8,26 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::logs::v1::{LogRecord, SeverityNumber};
 
+use super::delivery::Event;
 use super::otlp::attribute;
 use super::registry::Now;
 use super::told;
 use crate::pipeline::redact::without_credentials;
-use crate::pipeline::{ActionNotice, LoopInfo, Mono, Notice, Outcome, StallView};
+use crate::pipeline::{ActionNotice, IncidentId, LoopInfo, Mono, Notice, Outcome, StallView};
+
+mod late;
+
+pub use late::late;
+
+/// The event of a notice, if it is one that is told so.
+#[must_use]
+pub fn event(notice: &Notice, now: Now) -> Option<Event> {
+    let ends = match notice {
+        Notice::StallClosed { view, .. } => Some(view.incident),
+        _ => None,
+    };
+    record(notice, now).map(|record| Event { record, ends })
+}
 
 /// The record of a notice, if it is one that is told as an event.
 #[must_use]
@@ -74,6 +89,7 @@ struct Draft {
 
 fn opened(info: &LoopInfo, view: &StallView) -> Draft {
     let mut attributes = common(info);
+    attributes.push(uid(view.incident, "opened"));
     attributes.extend(stall(view));
     Draft {
         name: "loopwarden.stall_opened",
@@ -86,6 +102,7 @@ fn opened(info: &LoopInfo, view: &StallView) -> Draft {
 
 fn closed(info: &LoopInfo, view: &StallView, rescued: bool, ended_by: &str) -> Draft {
     let mut attributes = common(info);
+    attributes.push(uid(view.incident, "closed"));
     attributes.extend(stall(view));
     attributes.push(attribute("loopwarden.rescued", Value::BoolValue(rescued)));
     attributes.push(string("loopwarden.ended_by", ended_by));
@@ -107,6 +124,11 @@ fn closed(info: &LoopInfo, view: &StallView, rescued: bool, ended_by: &str) -> D
 fn acted(info: &LoopInfo, action: &ActionNotice) -> Draft {
     let outcome = action.outcome.name();
     let mut attributes = common(info);
+    let (signal, micros) = (action.signal.name(), action.busy.as_micros());
+    attributes.push(uid(
+        action.incident,
+        &format!("{signal}-{outcome}-{micros}"),
+    ));
     attributes.extend([
         string("loopwarden.incident", &action.incident.to_string()),
         seconds("loopwarden.busy", action.busy),
@@ -227,6 +249,11 @@ fn stall(view: &StallView) -> Vec<KeyValue> {
         attributes.push(string("code.stacktrace", &lines.join("\n")));
     }
     attributes
+}
+
+/// The id by which a log record that comes twice is recognised, as OpenTelemetry names it.
+fn uid(incident: IncidentId, what: &str) -> KeyValue {
+    string("log.record.uid", &format!("{incident}-{what}"))
 }
 
 fn who(info: &LoopInfo) -> String {

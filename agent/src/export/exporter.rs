@@ -10,9 +10,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use opentelemetry_proto::tonic::resource::v1::Resource;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use super::delivery::{Deliveries, Delivery, EventSink};
 use super::hub::{self, Hub};
 use super::instruments::{Instruments, SERIES_LIMIT};
 use super::otlp;
@@ -58,6 +60,7 @@ pub enum StartError {
 pub struct Exporter {
     sender: NoticeSender,
     stop: oneshot::Sender<()>,
+    resource: Resource,
     hub: JoinHandle<()>,
     senders: Vec<JoinHandle<()>>,
     page: Option<(SocketAddr, JoinHandle<()>)>,
@@ -73,8 +76,15 @@ pub struct NoticeSender {
 impl NoticeSender {
     /// Takes a notice without waiting. Where the exporters are behind, it is dropped and counted.
     pub fn notice(&self, notice: Notice) {
+        let ends = match &notice {
+            Notice::StallClosed { view, .. } => Some(view.incident),
+            _ => None,
+        };
         if self.channel.try_send(notice).is_err() {
             self.shared.notices_dropped.fetch_add(1, Ordering::Relaxed);
+            if let (Some(incident), Some(lane)) = (ends, &self.shared.logs) {
+                lane.told(Delivery::GivenUp, &[incident]);
+            }
         }
     }
 }
@@ -86,6 +96,16 @@ impl Exporter {
         loops: Arc<dyn LoopSource>,
         agent: Arc<dyn AgentSource>,
     ) -> Result<Self, StartError> {
+        Self::start_told(settings, loops, agent, None).await
+    }
+
+    /// The same, telling what becomes of the ends of incidents.
+    pub async fn start_told(
+        settings: Settings,
+        loops: Arc<dyn LoopSource>,
+        agent: Arc<dyn AgentSource>,
+        deliveries: Option<Deliveries>,
+    ) -> Result<Self, StartError> {
         for warning in &settings.warnings {
             log::warn!("{warning}");
         }
@@ -93,8 +113,8 @@ impl Exporter {
             page: settings.metrics_listen.is_some(),
             otlp: settings.metrics.is_some(),
         };
-        let metrics = lane("otlp_metrics", settings.metrics, Signal::Metrics)?;
-        let logs = lane("otlp_logs", settings.logs, Signal::Logs)?;
+        let metrics = lane("otlp_metrics", settings.metrics, Signal::Metrics, None)?;
+        let logs = lane("otlp_logs", settings.logs, Signal::Logs, deliveries)?;
         let shared = Arc::new(Shared {
             instruments: Mutex::new(Instruments::new(readers, SERIES_LIMIT)),
             loops,
@@ -115,9 +135,10 @@ impl Exporter {
         let (channel, notices) = mpsc::channel(NOTICES);
         let (stop, stopped) = oneshot::channel();
         let resource = otlp::resource(&with_host(settings.resource));
-        let hub = Hub::new(Arc::clone(&shared), resource, settings.interval);
+        let hub = Hub::new(Arc::clone(&shared), resource.clone(), settings.interval);
         Ok(Self {
             sender: NoticeSender { channel, shared },
+            resource,
             stop,
             senders: senders.collect(),
             hub: tokio::spawn(hub::run(hub, notices, stopped)),
@@ -128,6 +149,16 @@ impl Exporter {
     /// Takes a notice without waiting, see [`NoticeSender::notice`].
     pub fn notice(&self, notice: Notice) {
         self.sender.notice(notice);
+    }
+
+    /// A way in for events of earlier incidents, where events are exported at all.
+    #[must_use]
+    pub fn events(&self) -> Option<EventSink> {
+        let lane = self.sender.shared.logs.clone()?;
+        let resource = self.resource.clone();
+        Some(Arc::new(move |events| {
+            lane.push(otlp::logs(events, &resource));
+        }))
     }
 
     /// Another way in for notices.
@@ -170,6 +201,7 @@ fn lane(
     name: &'static str,
     target: Option<Target>,
     signal: Signal,
+    deliveries: Option<Deliveries>,
 ) -> Result<Option<LaneAndTransport>, StartError> {
     let Some(target) = target else {
         return Ok(None);
@@ -181,6 +213,9 @@ fn lane(
         name,
         queue: Queue::new(MAX_BYTES),
         failures: AtomicU64::new(0),
+        // Metrics of an hour ago are in the next full push; an event is told once.
+        patient: signal == Signal::Logs,
+        deliveries,
     };
     Ok(Some((Arc::new(lane), transport)))
 }

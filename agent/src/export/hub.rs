@@ -6,11 +6,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
+use super::delivery::{Delivery, Event};
 use super::pace::Pace;
 use super::registry::Extent;
 use super::shared::Shared;
@@ -27,7 +27,7 @@ pub(super) struct Hub {
     resource: Resource,
     interval: Duration,
     pace: Pace,
-    records: Vec<LogRecord>,
+    events: Vec<Event>,
 }
 
 impl Hub {
@@ -37,7 +37,7 @@ impl Hub {
             resource,
             interval,
             pace: Pace::new(clock::now().mono),
-            records: Vec::new(),
+            events: Vec::new(),
         }
     }
 
@@ -47,13 +47,14 @@ impl Hub {
         let urgent = self.shared.notice(notice, now);
         let mut wanted = urgent && self.shared.metrics.is_some();
         if let Some(lane) = &self.shared.logs
-            && let Some(record) = event::record(notice, now)
+            && let Some(event) = event::event(notice, now)
         {
             wanted = true;
-            if self.records.len() < RECORDS {
-                self.records.push(record);
+            if self.events.len() < RECORDS {
+                self.events.push(event);
             } else {
                 lane.queue.give_up(1);
+                lane.told(Delivery::GivenUp, event.ends.as_slice());
             }
         }
         match due {
@@ -66,14 +67,10 @@ impl Hub {
         if let Some(lane) = &self.shared.metrics
             && (extent == Extent::All || lane.queue.len() < BACKLOG)
         {
-            lane.queue
-                .push(otlp::metrics(&self.shared.push(extent), &self.resource));
+            lane.push(otlp::metrics(&self.shared.push(extent), &self.resource));
         }
         if let Some(lane) = &self.shared.logs {
-            lane.queue.push(otlp::logs(
-                std::mem::take(&mut self.records),
-                &self.resource,
-            ));
+            lane.push(otlp::logs(std::mem::take(&mut self.events), &self.resource));
         }
     }
 

@@ -8,6 +8,7 @@
 //! `text` and `page`, or `otlp` → `queue` → `sender` → `transport`.
 
 mod clock;
+pub mod delivery;
 pub mod event;
 mod exporter;
 mod hub;

@@ -19,8 +19,10 @@ use opentelemetry_proto::tonic::metrics::v1::{
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use prost::Message as _;
 
+use super::delivery::Event;
 use super::metric::Kind;
 use super::registry::{AttributeValue, Family, Point, Reading};
+use crate::pipeline::IncidentId;
 
 /// Data points in one request: some 200 to 600 bytes each.
 const POINTS: usize = 4000;
@@ -34,6 +36,8 @@ pub struct Batch {
     pub body: Bytes,
     /// Data points or log records in it.
     pub items: u64,
+    /// Incidents whose ends are among the records.
+    pub ends: Vec<IncidentId>,
 }
 
 /// Who the agent is, as every request says it.
@@ -86,11 +90,13 @@ pub fn metrics(families: &[Family], resource: &Resource) -> Vec<Batch> {
 
 /// The requests for these log records.
 #[must_use]
-pub fn logs(records: Vec<LogRecord>, resource: &Resource) -> Vec<Batch> {
+pub fn logs(events: Vec<Event>, resource: &Resource) -> Vec<Batch> {
     let mut batches = Vec::new();
-    let mut rest = records.into_iter().peekable();
+    let mut rest = events.into_iter().peekable();
     while rest.peek().is_some() {
-        let log_records: Vec<LogRecord> = rest.by_ref().take(RECORDS).collect();
+        let part: Vec<Event> = rest.by_ref().take(RECORDS).collect();
+        let ends = part.iter().filter_map(|event| event.ends).collect();
+        let log_records: Vec<LogRecord> = part.into_iter().map(|event| event.record).collect();
         let items = log_records.len() as u64;
         let scope_logs = vec![ScopeLogs {
             scope: Some(scope()),
@@ -108,6 +114,7 @@ pub fn logs(records: Vec<LogRecord>, resource: &Resource) -> Vec<Batch> {
         batches.push(Batch {
             body: request.encode_to_vec().into(),
             items,
+            ends,
         });
     }
     batches
@@ -130,6 +137,7 @@ fn metrics_batch(metrics: Vec<MetricMessage>, points: usize, resource: &Resource
     Batch {
         body: request.encode_to_vec().into(),
         items: points as u64,
+        ends: Vec::new(),
     }
 }
 
@@ -309,7 +317,7 @@ mod tests {
     #[test]
     fn log_records_are_split() {
         let batches = logs(
-            vec![LogRecord::default(); RECORDS + 1],
+            vec![LogRecord::default().into(); RECORDS + 1],
             &Resource::default(),
         );
         assert_eq!(

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use super::otlp::Batch;
+use crate::pipeline::IncidentId;
 
 /// Bytes that wait at most: some minutes of a large node while a collector restarts.
 pub const MAX_BYTES: usize = 16 << 20;
@@ -41,8 +42,9 @@ impl Queue {
         }
     }
 
-    /// Appends requests, giving up the oldest ones where there is no room.
-    pub fn push(&self, batches: impl IntoIterator<Item = Batch>) {
+    /// Appends requests, giving up the oldest ones where there is no room. The answer is which incidents' ends were among those.
+    pub fn push(&self, batches: impl IntoIterator<Item = Batch>) -> Vec<IncidentId> {
+        let mut given_up = Vec::new();
         let mut state = self.state();
         for batch in batches {
             state.bytes += batch.body.len();
@@ -54,9 +56,11 @@ impl Queue {
             };
             state.bytes -= oldest.body.len();
             self.give_up(oldest.items);
+            given_up.extend(oldest.ends);
         }
         drop(state);
         self.ready.notify_one();
+        given_up
     }
 
     /// The next request; `None` when the queue is closed and empty. For one reader.
@@ -120,13 +124,15 @@ mod tests {
         Batch {
             body: Bytes::from(vec![first; bytes]),
             items: 10,
+            ends: vec![IncidentId(first.into())],
         }
     }
 
     #[tokio::test]
     async fn the_oldest_are_given_up_and_counted() {
         let queue = Queue::new(100);
-        queue.push([batch(1, 40), batch(2, 40), batch(3, 40)]);
+        let given_up = queue.push([batch(1, 40), batch(2, 40), batch(3, 40)]);
+        assert_eq!(given_up, [IncidentId(1)]);
         assert_eq!((queue.len(), queue.dropped()), (2, 10));
         queue.push([batch(4, 1000)]);
         assert_eq!(

@@ -1,29 +1,59 @@
 //! The task that carries one queue to its collector, with retries.
 //!
 //! It sleeps while the queue is empty: no timer runs then. A collector that is slow or dead costs this task time and
-//! nobody else; what waits too long is given up and counted.
+//! nobody else. What cannot be delivered is given up and counted, and whoever keeps the journal is told.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::delivery::{Deliveries, Delivery};
 use super::otlp::Batch;
 use super::queue::Queue;
 use super::transport::{Retry, Transport};
+use crate::pipeline::IncidentId;
 
 /// First wait between tries; doubled each time.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// Longest wait of our own: the first push after an outage should not come much later than the collector.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
-/// Tries of one request: some five minutes, past which it keeps newer ones waiting for nothing.
+/// Tries of one request of metrics: some five minutes, past which it keeps newer ones waiting for nothing.
 const TRIES: u32 = 30;
 
 /// What the task reads, and the failures it counts.
-#[derive(Debug)]
 pub(super) struct Lane {
     pub(super) name: &'static str,
     pub(super) queue: Queue,
     pub(super) failures: AtomicU64,
+    /// Nothing is given up because a collector is away for long: only where there is no more room.
+    pub(super) patient: bool,
+    pub(super) deliveries: Option<Deliveries>,
+}
+
+impl Lane {
+    /// Queues requests; the oldest may be given up for them.
+    pub(super) fn push(&self, batches: Vec<Batch>) {
+        let given_up = self.queue.push(batches);
+        self.told(Delivery::GivenUp, &given_up);
+    }
+
+    /// Says what became of the ends of incidents.
+    pub(super) fn told(&self, delivery: Delivery, incidents: &[IncidentId]) {
+        if let (Some(deliveries), false) = (&self.deliveries, incidents.is_empty()) {
+            deliveries(delivery, incidents);
+        }
+    }
+}
+
+impl fmt::Debug for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lane")
+            .field("name", &self.name)
+            .field("queue", &self.queue)
+            .field("failures", &self.failures)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Sends until the queue is closed and empty.
@@ -35,7 +65,8 @@ pub(super) async fn run(lane: Arc<Lane>, mut transport: Transport) {
 }
 
 async fn deliver(lane: &Lane, transport: &mut Transport, batch: Batch, down: &mut bool) {
-    for attempt in 0..TRIES {
+    let tries = if lane.patient { u32::MAX } else { TRIES };
+    for attempt in 0..tries {
         let failure = match transport.send(batch.body.clone()).await {
             Ok(answer) => {
                 if std::mem::take(down) {
@@ -52,6 +83,7 @@ async fn deliver(lane: &Lane, transport: &mut Transport, batch: Batch, down: &mu
                         batch.items
                     );
                 }
+                lane.told(Delivery::Taken, &batch.ends);
                 return;
             }
             Err(failure) => failure,
@@ -70,7 +102,10 @@ async fn deliver(lane: &Lane, transport: &mut Transport, batch: Batch, down: &mu
             );
         }
         match failure.retry {
-            Retry::Never => break,
+            Retry::Never => {
+                lane.told(Delivery::Refused, &batch.ends);
+                break;
+            }
             Retry::After(wait) => tokio::time::sleep(wait).await,
             Retry::Backoff => tokio::time::sleep(backoff(attempt, fastrand::f64())).await,
         }

@@ -88,6 +88,22 @@ impl Outcome {
         }
     }
 
+    /// The outcome of these words of the contract, if they are some.
+    #[must_use]
+    pub fn from_words(word: &str, refused_by: Option<Refusal>) -> Option<Self> {
+        let refused = refused_by.map(Outcome::Refused);
+        [
+            Outcome::Sent,
+            Outcome::WouldSend,
+            Outcome::Failed,
+            Outcome::Gone,
+            Outcome::Ineffective,
+        ]
+        .into_iter()
+        .chain(refused)
+        .find(|outcome| outcome.name() == word)
+    }
+
     /// The guard, when one refused.
     #[must_use]
     pub const fn refusal(self) -> Option<Refusal> {

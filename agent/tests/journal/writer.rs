@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use loopwarden::export::journal::{Journal, JournalSettings, JournalState};
+use loopwarden::export::journal::{Journal, JournalSender, JournalSettings, JournalState, Setup};
 use loopwarden::pipeline::record::InForce;
 use loopwarden::pipeline::{
     Cause, CauseKind, EndedBy, IncidentId, LoopId, LoopInfo, Mono, Notice, Pid, PidKey, StallView,
@@ -81,8 +81,15 @@ pub fn journal(dir: &Path, max_bytes: u64) -> (Journal, Arc<JournalState>) {
         max_bytes,
     };
     let state = Arc::new(JournalState::default());
-    let in_force = Arc::new(|_: &str| InForce::default());
-    let journal = Journal::start(settings, state.clone(), in_force, |_| ()).expect("a thread");
+    let setup = Setup {
+        settings,
+        state: state.clone(),
+        in_force: Arc::new(|_: &str| InForce::default()),
+        tell: Box::new(|_| ()),
+        events: None,
+    };
+    let (sender, inbox) = JournalSender::channel();
+    let journal = Journal::start(setup, sender, inbox).expect("a thread");
     (journal, state)
 }
 

@@ -5,7 +5,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -191,6 +191,41 @@ impl Dir {
         }
     }
 
+    /// Removes a small file, if it is there.
+    pub(super) fn remove_small(&self, name: &str) -> Result<(), DirError> {
+        match unlinkat(&self.fd, name, AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(error) => Err(failed("remove", &self.path.join(name), error.into())),
+        }
+    }
+
+    /// The text of a small file; empty if there is none.
+    pub(super) fn small(&self, name: &str) -> Result<String, DirError> {
+        let file = match self.open(name, OFlags::RDONLY) {
+            Ok(file) => file,
+            Err(DirError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(String::new());
+            }
+            Err(error) => return Err(error),
+        };
+        let mut text = String::new();
+        file.take(4096)
+            .read_to_string(&mut text)
+            .map_err(|error| failed("read", &self.path.join(name), error))?;
+        Ok(text)
+    }
+
+    /// Puts a small file in the place of the old one, whole.
+    pub(super) fn replace_small(&self, name: &str, text: &str) -> Result<(), DirError> {
+        let new = format!("{name}.new");
+        let mut file = self.open(&new, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
+        let moved = file
+            .write_all(text.as_bytes())
+            .and_then(|()| file.sync_data())
+            .and_then(|()| Ok(rustix::fs::renameat(&self.fd, &new, &self.fd, name)?));
+        moved.map_err(|error| failed("write", &self.path.join(name), error))
+    }
+
     fn open(&self, name: &str, flags: OFlags) -> Result<File, DirError> {
         // NONBLOCK: a FIFO that somebody put there must not hold us.
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
@@ -320,5 +355,9 @@ mod tests {
         dir.remove(3).unwrap();
         dir.remove(3).unwrap();
         assert_eq!(dir.files().unwrap(), [(12, 0)]);
+        assert_eq!(dir.small("sent").unwrap(), "");
+        dir.replace_small("sent", "a").unwrap();
+        dir.replace_small("sent", "b").unwrap();
+        assert_eq!(dir.small("sent").unwrap(), "b");
     }
 }

@@ -5,16 +5,20 @@
 //! folder that only root may write (`dir`). It must never hold up the rescue path, take more room than it may, or trust what it
 //! finds on disk. `read` is the way back, for `incidents`, `replay` and the backlog of the exporters.
 
+mod backlog;
 mod dir;
 mod keep;
 mod line;
 pub mod read;
 #[cfg(test)]
 mod samples;
+mod sending;
 mod store;
 mod thread;
 mod writer;
 
 pub use dir::DirError;
 pub use line::{Aggregate, Line, decode};
-pub use thread::{InForceOf, Journal, JournalSender, JournalSettings, JournalState};
+pub use thread::{
+    InForceOf, Journal, JournalInbox, JournalSender, JournalSettings, JournalState, Setup,
+};

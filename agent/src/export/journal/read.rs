@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::dir::{Dir, DirError, failed, file_name};
 use super::line::{Aggregate, Line, decode};
+use super::writer::Position;
 use crate::pipeline::IncidentId;
 use crate::pipeline::record::{IncidentRecord, State};
 
@@ -48,6 +49,7 @@ pub fn read(path: &Path) -> Result<Contents, DirError> {
         let file = File::open(path).map_err(|error| failed("open", path, error))?;
         lines(file, 0, false, &mut |offset, line| {
             contents.take(path, offset, line);
+            true
         })
         .map_err(|error| failed("read", path, error))?;
         return Ok(contents);
@@ -69,12 +71,61 @@ pub fn read(path: &Path) -> Result<Contents, DirError> {
                 continue;
             }
         };
-        let mut take = |offset, line| contents.take(&name, offset, line);
+        let mut take = |offset, line| {
+            contents.take(&name, offset, line);
+            true
+        };
         if let Err(error) = lines(file, 0, writing, &mut take) {
             contents.problem(&name, 0, error.to_string());
         }
     }
     Ok(contents)
+}
+
+/// The line at a position, if it still is there.
+pub(super) fn at(dir: &Dir, position: Position) -> Option<Line> {
+    let mut found = None;
+    let file = dir.read(position.file).ok()?;
+    let _ = lines(file, position.offset, true, &mut |_, line| {
+        found = line.ok();
+        false
+    });
+    found
+}
+
+/// The lines from a position on, until `each` says that it is enough.
+pub(super) fn from(
+    dir: &Dir,
+    start: Position,
+    mut each: impl FnMut(Position, Line) -> bool,
+) -> Result<(), DirError> {
+    for (number, _) in dir.files()? {
+        if number < start.file {
+            continue;
+        }
+        let offset = if number == start.file {
+            start.offset
+        } else {
+            0
+        };
+        let Ok(file) = dir.read(number) else {
+            continue;
+        };
+        let mut more = true;
+        // What cannot be read is told by `incidents`; here it is passed over.
+        let _ = lines(file, offset, true, &mut |offset, line| {
+            let position = Position {
+                file: number,
+                offset,
+            };
+            more = line.map_or(true, |line| each(position, line));
+            more
+        });
+        if !more {
+            break;
+        }
+    }
+    Ok(())
 }
 
 impl Contents {
@@ -111,12 +162,13 @@ impl Contents {
     }
 }
 
-/// Hands over every line with its offset. `growing`: a last line without an end may be about to get one, and is no problem.
+/// Hands over every line with its offset, until the answer is no. `growing`: a last line without an end may be about to get
+/// one, and is no problem.
 fn lines(
     file: impl io::Read + io::Seek,
     start: u64,
     growing: bool,
-    each: &mut dyn FnMut(u64, Result<Line, String>),
+    each: &mut dyn FnMut(u64, Result<Line, String>) -> bool,
 ) -> io::Result<()> {
     let mut reader = BufReader::with_capacity(64 << 10, file);
     io::Seek::seek(&mut reader, io::SeekFrom::Start(start))?;
@@ -133,17 +185,22 @@ fn lines(
             line.pop();
         } else if read == LONGEST {
             offset += skip_line(&mut reader)?;
-            each(begin, Err(format!("a line of {} bytes", offset - begin)));
+            if !each(begin, Err(format!("a line of {} bytes", offset - begin))) {
+                return Ok(());
+            }
             continue;
         } else if growing {
             return Ok(());
         }
-        match decode(&line) {
+        let more = match decode(&line) {
             // A record that ends without a line's end is whole, or it would be no JSON.
             Ok(line) => each(begin, Ok(line)),
-            Err(_) if line.iter().all(u8::is_ascii_whitespace) => {}
+            Err(_) if line.iter().all(u8::is_ascii_whitespace) => true,
             Err(what) if ended => each(begin, Err(what)),
             Err(what) => each(begin, Err(format!("half a line: {what}"))),
+        };
+        if !more {
+            return Ok(());
         }
     }
 }

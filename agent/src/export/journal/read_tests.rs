@@ -23,6 +23,7 @@ fn read_bytes(bytes: &[u8]) -> Contents {
     let mut contents = Contents::default();
     lines(io::Cursor::new(bytes), 0, false, &mut |offset, line| {
         contents.take(Path::new("journal.jsonl"), offset, line);
+        true
     })
     .unwrap();
     contents
@@ -178,4 +179,17 @@ fn a_damaged_file_of_an_earlier_run_is_left_alone() {
     );
     assert_eq!(contents.running, Some(IncidentId(8)));
     assert!(!contents.unfinished(&contents.incidents[&IncidentId(3)]));
+    let mut seen = Vec::new();
+    from(writer.dir(), Position { file: 2, offset: 0 }, |at, _| {
+        seen.push(at);
+        true
+    })
+    .unwrap();
+    assert_eq!(
+        seen[1],
+        Position {
+            file: 2,
+            offset: lines[1].len() as u64
+        }
+    );
 }

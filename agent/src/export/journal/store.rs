@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::dir::DirError;
+use super::sending::Sending;
 use super::thread::JournalSettings;
 use super::writer::{Position, Writer};
+use crate::export::delivery::{Delivery, EventSink};
 use crate::pipeline::{IncidentId, Mono};
 
 /// How often a folder that cannot be written is tried again.
@@ -80,6 +82,8 @@ pub(super) struct Store {
     sync: bool,
     lost: u64,
     state: Arc<JournalState>,
+    /// What a collector does not have yet, where events are exported.
+    sending: Option<Sending>,
 }
 
 impl Store {
@@ -87,6 +91,7 @@ impl Store {
         settings: JournalSettings,
         run: IncidentId,
         state: Arc<JournalState>,
+        events: Option<EventSink>,
     ) -> Self {
         Self {
             settings,
@@ -98,6 +103,7 @@ impl Store {
             sync: false,
             lost: 0,
             state,
+            sending: events.map(Sending::new),
         }
     }
 
@@ -107,6 +113,10 @@ impl Store {
         self.writer = None;
         match Writer::open(&self.settings.dir, self.run, self.settings.max_bytes) {
             Ok(writer) => {
+                match &mut self.sending {
+                    Some(sending) => sending.opened(&writer, now),
+                    None => Sending::none(writer.dir()),
+                }
                 self.writer = Some(writer);
                 self.retry = None;
                 if self.flush(now).is_ok() {
@@ -131,6 +141,7 @@ impl Store {
             }
             _ => {
                 self.sync_now(now);
+                self.forget_place(now);
                 self.open(now);
             }
         }
@@ -163,17 +174,48 @@ impl Store {
 
     /// Writes what waits, and waits for the disk where a finished record is among it.
     pub(super) fn tick(&mut self, now: Mono) {
-        if self.writer.is_some() {
-            if self.pending.is_empty() {
-                return;
-            }
-            if self.vanished() || self.flush(now).is_err() {
-                // Once more with the folder opened anew: it may have been moved, or a file removed.
+        if self.writer.is_none() {
+            if self.retry.is_none_or(|at| at <= now) {
                 self.open(now);
             }
-        } else if self.retry.is_none_or(|at| at <= now) {
-            self.open(now);
+        } else if !self.pending.is_empty() {
+            if self.vanished() {
+                self.forget_place(now);
+                self.open(now);
+            } else if self.flush(now).is_err() {
+                // Once more with the folder opened anew: a file may have been removed.
+                self.open(now);
+            }
         }
+        if let (Some(sending), Some(writer)) = (&mut self.sending, &self.writer) {
+            sending.tick(writer.dir(), now);
+        }
+    }
+
+    /// The folder is another from here on, or empty.
+    fn forget_place(&mut self, now: Mono) {
+        if let (Some(sending), Some(writer)) = (&mut self.sending, &self.writer) {
+            sending.left(writer.dir(), now);
+        }
+    }
+
+    /// What became of events.
+    pub(super) fn delivered(&mut self, delivery: Delivery, incidents: &[IncidentId]) {
+        if let Some(sending) = &mut self.sending {
+            sending.delivered(delivery, incidents);
+        }
+    }
+
+    /// Some of that was not told.
+    pub(super) fn missed_answers(&mut self) {
+        if let Some(sending) = &mut self.sending {
+            sending.missed_answers();
+        }
+    }
+
+    /// How many ends of incidents will never be exported, since the last call.
+    pub(super) fn unsent(&mut self) -> u64 {
+        self.sending.as_mut().map_or(0, Sending::given_up)
     }
 
     fn vanished(&self) -> bool {
@@ -215,9 +257,12 @@ impl Store {
         }
     }
 
-    fn appended(&mut self, finished: Option<IncidentId>, _position: Position) {
+    fn appended(&mut self, finished: Option<IncidentId>, position: Position) {
         if let Some(writer) = &self.writer {
             self.state.bytes.store(writer.bytes(), Ordering::Relaxed);
+            if let Some(sending) = &mut self.sending {
+                sending.appended(finished, position, writer.end());
+            }
         }
         if finished.is_some() {
             self.sync = true;
@@ -235,7 +280,10 @@ impl Store {
     }
 
     pub(super) fn due(&self) -> Option<Mono> {
-        self.retry.filter(|_| self.writer.is_none())
+        match &self.writer {
+            None => self.retry,
+            Some(_) => self.sending.as_ref().and_then(Sending::due),
+        }
     }
 
     /// Writes what still waits; what cannot be written is lost.
@@ -244,6 +292,7 @@ impl Store {
         self.tick(now);
         self.lose(self.pending.len() as u64);
         self.pending.clear();
+        self.forget_place(now);
     }
 
     /// An incident was only counted.

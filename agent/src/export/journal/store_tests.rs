@@ -11,7 +11,7 @@ fn store(dir: &std::path::Path) -> Store {
         dir: dir.to_owned(),
         max_bytes: 1 << 20,
     };
-    let mut store = Store::new(settings, RUN, Arc::default());
+    let mut store = Store::new(settings, RUN, Arc::default(), None);
     store.open(Mono(0));
     store
 }

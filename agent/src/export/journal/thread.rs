@@ -8,7 +8,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
@@ -16,6 +16,7 @@ use super::keep::{Keeper, LONG};
 use super::line;
 use super::store::Store;
 use crate::export::clock;
+use crate::export::delivery::{Deliveries, Delivery, EventSink};
 use crate::pipeline::collect::{Collector, Step};
 use crate::pipeline::record::{InForce, IncidentRecord};
 use crate::pipeline::stamp::{Stamp, Tied};
@@ -44,6 +45,7 @@ pub type InForceOf = Arc<dyn Fn(&str) -> InForce + Send + Sync>;
 
 enum Job {
     Notice(Box<Notice>),
+    Delivered(Delivery, Vec<IncidentId>),
     Reload(JournalSettings, InForceOf),
     Stop,
 }
@@ -55,14 +57,45 @@ pub struct Journal {
     thread: JoinHandle<()>,
 }
 
+/// What the thread takes out of.
+pub struct JournalInbox(Receiver<Job>);
+
+/// What the thread is made with.
+pub struct Setup {
+    /// Where the journal is.
+    pub settings: JournalSettings,
+    /// Kept up to date by the thread.
+    pub state: Arc<JournalState>,
+    /// Tells what is in force for a target.
+    pub in_force: InForceOf,
+    /// Takes notices of what was lost.
+    pub tell: Box<dyn Fn(Notice) + Send>,
+    /// Takes events of incidents that were not exported in time, where events are exported.
+    pub events: Option<EventSink>,
+}
+
 /// Hands notices to the journal; can be cloned into any thread.
 #[derive(Clone)]
 pub struct JournalSender {
     jobs: SyncSender<Job>,
     queue_full: Arc<AtomicU64>,
+    /// Answers about events did not fit.
+    answers_missed: Arc<AtomicBool>,
 }
 
 impl JournalSender {
+    /// A way in, and the end of it that the thread gets: there may be no thread yet when others need the way in.
+    #[must_use]
+    pub fn channel() -> (Self, JournalInbox) {
+        let (jobs, inbox) = sync_channel(QUEUE);
+        let sender = Self {
+            jobs,
+            queue_full: Arc::default(),
+            answers_missed: Arc::default(),
+        };
+        (sender, JournalInbox(inbox))
+    }
+
     /// Takes a notice without waiting. Where the journal is behind, it is dropped and counted.
     pub fn notice(&self, notice: &Notice) {
         let wanted = matches!(
@@ -81,10 +114,36 @@ impl JournalSender {
         }
     }
 
+    /// Who tells what became of events.
+    #[must_use]
+    pub fn deliveries(&self) -> Deliveries {
+        let sender = self.clone();
+        Arc::new(move |delivery, incidents: &[IncidentId]| {
+            let answer = Job::Delivered(delivery, incidents.to_vec());
+            if let Err(TrySendError::Full(_)) = sender.jobs.try_send(answer) {
+                sender.answers_missed.store(true, Ordering::Release);
+            }
+        })
+    }
+
     /// Puts other settings into force.
     pub fn reload(&self, settings: JournalSettings, in_force: InForceOf) {
         // Fails only when the thread is gone, which was told when it happened.
         let _ = self.jobs.send(Job::Reload(settings, in_force));
+    }
+}
+
+impl fmt::Debug for JournalInbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JournalInbox").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Setup")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
     }
 }
 
@@ -97,33 +156,24 @@ impl fmt::Debug for JournalSender {
 }
 
 impl Journal {
-    /// Starts the thread. `state` is kept up to date; `tell` takes notices of what was lost.
-    pub fn start(
-        settings: JournalSettings,
-        state: Arc<JournalState>,
-        in_force: InForceOf,
-        tell: impl Fn(Notice) + Send + 'static,
-    ) -> io::Result<Self> {
-        let (jobs, inbox) = sync_channel(QUEUE);
+    /// Starts the thread, with a way in that was made before.
+    pub fn start(setup: Setup, sender: JournalSender, inbox: JournalInbox) -> io::Result<Self> {
         let run = new_run();
-        let queue_full = Arc::new(AtomicU64::new(0));
         let mut worker = Worker {
-            in_force,
+            in_force: setup.in_force,
             collector: Collector::new(run),
             keeper: Keeper::default(),
             traces: HashMap::new(),
             growing: BTreeSet::new(),
-            store: Store::new(settings, run, state),
-            queue_full: queue_full.clone(),
-            tell: Box::new(tell),
+            store: Store::new(setup.settings, run, setup.state, setup.events),
+            queue_full: sender.queue_full.clone(),
+            answers_missed: sender.answers_missed.clone(),
+            tell: setup.tell,
         };
         let thread = std::thread::Builder::new()
             .name("journal".into())
-            .spawn(move || worker.run(&inbox))?;
-        Ok(Self {
-            sender: JournalSender { jobs, queue_full },
-            thread,
-        })
+            .spawn(move || worker.run(&inbox.0))?;
+        Ok(Self { sender, thread })
     }
 
     /// A way in for notices.
@@ -152,12 +202,15 @@ struct Worker {
     growing: BTreeSet<(Mono, IncidentId)>,
     store: Store,
     queue_full: Arc<AtomicU64>,
+    answers_missed: Arc<AtomicBool>,
     tell: Box<dyn Fn(Notice) + Send>,
 }
 
 impl Worker {
     fn run(&mut self, inbox: &Receiver<Job>) {
         self.store.open(now().mono);
+        // What an earlier run left is not to wait for the next incident.
+        self.tick(now().mono);
         loop {
             let job = match self.due() {
                 None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -198,6 +251,9 @@ impl Worker {
         if self.keeper.due().is_some_and(|due| due <= now) {
             self.write_counts();
         }
+        if self.answers_missed.swap(false, Ordering::Acquire) {
+            self.store.missed_answers();
+        }
         self.store.tick(now);
         self.tell_lost();
     }
@@ -207,6 +263,7 @@ impl Worker {
         match job {
             Job::Stop => return false,
             Job::Notice(notice) => self.notice(&notice),
+            Job::Delivered(delivery, incidents) => self.store.delivered(delivery, &incidents),
             Job::Reload(settings, in_force) => {
                 self.in_force = in_force;
                 self.store.reload(settings, now().mono);
@@ -278,6 +335,7 @@ impl Worker {
                 self.queue_full.swap(0, Ordering::Relaxed),
             ),
             ("journal_records", self.store.lost()),
+            ("late_events", self.store.unsent()),
         ] {
             if count > 0 {
                 if what == "journal_queue_full" {

@@ -71,6 +71,26 @@ impl Writer {
         &self.dir
     }
 
+    /// Where the next line will be.
+    pub(super) fn end(&self) -> Position {
+        match &self.current {
+            Some(current) => Position {
+                file: current.number,
+                offset: current.length,
+            },
+            None => Position {
+                file: self.next_number(),
+                offset: 0,
+            },
+        }
+    }
+
+    fn next_number(&self) -> u64 {
+        self.files
+            .back()
+            .map_or(1, |(last, _)| last.saturating_add(1))
+    }
+
     /// Longest line that is taken.
     pub(super) fn line_limit(&self) -> usize {
         usize::try_from((self.part() / 2).min(LINE)).unwrap_or(usize::MAX)
@@ -179,10 +199,7 @@ impl Writer {
     }
 
     fn next_file(&mut self) -> Result<Current, DirError> {
-        let number = self
-            .files
-            .back()
-            .map_or(1, |(last, _)| last.saturating_add(1));
+        let number = self.next_number();
         let file = self.dir.create(number)?;
         self.files.push_back((number, 0));
         Ok(Current {
