@@ -9,7 +9,7 @@ use super::sentinel::Sentinel;
 use crate::evidence::Question;
 use crate::kernel::thread_call::{ThreadCall, thread_call};
 use crate::kernel::{clock, syscalls};
-use crate::pipeline::event::{PollClass, Poller};
+use crate::pipeline::event::{Awaited, PollClass, Poller, WaitOptions};
 use crate::pipeline::recognise::{Recognised, recognise};
 use crate::pipeline::{Collect, EndedBy, LoopInfo, Mode, Mono, Notice, Pid, Tid};
 
@@ -86,7 +86,13 @@ impl Sentinel {
                     .map(|other| other.id.tid)
                     .collect();
                 for thread in threads {
+                    let leader = thread.0 == pid.0;
+                    let wait = self.loops.get(&thread).filter(|_| leader).and_then(wait_of);
                     self.end_loop(thread, now, EndedBy::Detached, true);
+                    if let Some((awaited, options)) = wait {
+                        // Nothing is done for it any more, which has to be said when it would have been.
+                        self.found_waiting(pid, awaited, options);
+                    }
                 }
             }
             Recognised::Loop(_) | Recognised::Undecided => {}
@@ -152,6 +158,14 @@ impl Sentinel {
             self.hold_lock(key);
         }
     }
+}
+
+/// What a thread waits for that was in this wait when the agent came.
+fn wait_of(watched: &Loop) -> Option<(Awaited, WaitOptions)> {
+    watched.adopted_busy?;
+    let reading = watched.last.as_ref().filter(|reading| waits(reading))?;
+    let wait = reading.wait?;
+    Some((wait.awaited, wait.options))
 }
 
 /// Whether a thread that has not been recognised yet is away for so long that it would be a stall.

@@ -48,10 +48,17 @@ fn already_stalled() -> Result<()> {
         stall.is_true("/busy_is_lower_bound"),
         "how long it lasts is unknown: {stall}"
     );
-    ensure!(
-        stall.number("/cause/child/pid") == Some(engine.into()),
-        "{stall}"
-    );
+    if stall.number("/cause/child/pid").is_none() {
+        // What is an engine is still being read.
+        scene.watch.next("the engine's name", |line| {
+            line.number("/cause/child/pid") == Some(engine.into())
+        })?;
+    } else {
+        ensure!(
+            stall.number("/cause/child/pid") == Some(engine.into()),
+            "{stall}"
+        );
+    }
     alive::must_live("the engine", engine)?;
     scene.free(engine, &stall)?;
     scene.end(&[]).map(|_| ())
