@@ -92,12 +92,7 @@ proptest! {
 
     #[test]
     fn the_recorded_rules_give_what_was_recorded(world in world(), rules in rules(), late in 0..9_u64) {
-        let incident = world.lived(rules, Duration::from_millis(late));
-        // Looks that there was no room for are said so, and then the check is not made.
-        prop_assume!(incident.episodes[0].looks_left_out == 0);
-        let report = replay(std::slice::from_ref(&incident), &AsRecorded);
-        let new = report.incidents[0].new.as_ref().unwrap();
-        prop_assert_eq!((report.check.same, report.check.of), (1, 1), "{:?}\n{:#?}", new.actions, incident.episodes);
+        check_again(&world, rules, late)?;
     }
 
     #[test]
@@ -109,6 +104,22 @@ proptest! {
     ) {
         compare(world, recorded, tried, late)?;
     }
+}
+
+fn check_again(world: &World, rules: InForce, late: u64) -> Result<(), TestCaseError> {
+    let incident = world.lived(rules, Duration::from_millis(late));
+    // Looks that there was no room for are said so, and then the check is not made.
+    prop_assume!(incident.episodes[0].looks_left_out == 0);
+    let report = replay(std::slice::from_ref(&incident), &AsRecorded);
+    let new = report.incidents[0].new.as_ref().unwrap();
+    prop_assert_eq!(
+        (report.check.same, report.check.of),
+        (1, 1),
+        "{:?}\n{:#?}",
+        new.actions,
+        incident.episodes
+    );
+    Ok(())
 }
 
 fn compare(
@@ -231,4 +242,44 @@ fn the_agent_is_as_late_as_usual_whatever_else_it_looked_at() {
     };
     let (recorded, tried) = (rules_of(600, 700, None), rules_of(300, 400, None));
     compare(told_while_held, recorded, tried, 7).unwrap();
+}
+
+/// Of two courses that look every 50 ms one is not the other's: when somebody is stopped next, the looks after that are a whole
+/// grace apart, and all of them as far off as the first.
+#[test]
+fn other_rules_look_at_their_own_moments() {
+    let stopped = World {
+        told: Some(1213),
+        held: Some((329, 1429)),
+        ..free(371)
+    };
+    let (recorded, tried) = (rules_of(0, 100, None), rules_of(200, 300, None));
+    compare(stopped, recorded, tried, 7).unwrap();
+}
+
+/// The wait ends between the last event and the look that would have come after it.
+#[test]
+fn the_look_after_the_last_event_is_as_late_as_any() {
+    let table = [
+        (13, (129, 729), 771, false, rules_of(0, 100, Some(200)), 7),
+        (613, (629, 1729), 1771, false, rules_of(0, 100, None), 7),
+        (
+            13,
+            (929, 1429),
+            1471,
+            false,
+            rules_of(0, 100, Some(1300)),
+            6,
+        ),
+        (13, (1129, 1629), 1671, true, rules_of(0, 1200, None), 8),
+    ];
+    for (told, held, end, older, rules, late) in table {
+        let world = World {
+            told: Some(told),
+            held: Some(held),
+            older,
+            ..free(end)
+        };
+        check_again(&world, rules, late).unwrap();
+    }
 }

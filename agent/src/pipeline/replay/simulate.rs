@@ -176,7 +176,8 @@ impl Simulation<'_> {
             .map_or(usual, |(_, found)| found)
     }
 
-    /// When a refusal is looked at again. How those looks fall is chance: they fall as in the record.
+    /// When a refusal is looked at again. How those looks fall is chance: under the recorded rules they fall as in the
+    /// record, under others as if the agent had always been as late as usual.
     fn again(&mut self, now: Mono, again: Mono, refusal: Refusal) -> Option<Mono> {
         let timed = matches!(
             refusal,
@@ -187,12 +188,17 @@ impl Simulation<'_> {
         if past && !timed {
             // Nothing will heal it but what the kernel has told of: the look that comes after that is the next that matters.
             let event = self.next_event(now)?;
-            let steps = nanos(event.since(again)).div_ceil(nanos(SOON));
-            return Some(Mono(again.0 + steps * nanos(SOON)));
+            let next = again.plus(self.late);
+            let apart = nanos(SOON + self.late);
+            let steps = nanos(event.since(next)).div_ceil(apart);
+            return Some(Mono(next.0 + steps * apart));
+        }
+        let at = self.timer(now, again);
+        if timed || self.policy.engine != self.line.story.settings.engine {
+            return Some(at);
         }
         let next = looks.iter().map(|look| look.at).find(|at| *at > now);
-        let at = self.timer(now, again);
-        Some(next.filter(|next| !timed && *next < at).unwrap_or(at))
+        Some(next.filter(|next| *next < at).unwrap_or(at))
     }
 
     fn next_event(&self, now: Mono) -> Option<Mono> {
