@@ -25,10 +25,14 @@ pub(super) fn measure(lab: &Lab, size: Size) -> Result<Outcome> {
     let mut rows = Vec::new();
     let mut raw = serde_json::Map::new();
     for grace_ms in [20, 500] {
-        let rescues = with(lab, grace_ms, loops, rounds)?;
+        let rescues = with(lab, grace_ms, "full", loops, rounds)?;
         raw.insert(format!("grace_{grace_ms}ms"), json!(rescues.delays()));
         rows.extend(rescues.rows(grace_ms));
     }
+    let (full, off) = with_and_without_evidence(lab, loops, rounds)?;
+    raw.insert("evidence_full".to_owned(), json!(full.delays()));
+    raw.insert("evidence_off".to_owned(), json!(off.delays()));
+    rows.extend(difference(&full, &off));
     Ok(Outcome {
         rows,
         raw: raw.into(),
@@ -46,13 +50,60 @@ fn engine(lab: &Lab) -> Result<std::path::PathBuf> {
     Ok(engine)
 }
 
-fn with(lab: &Lab, grace_ms: u64, loops: u64, rounds: u64) -> Result<Rescues> {
+/// Longer than stalls take to be noticed, so that evidence is gathered before the signal is due and while it is sent.
+const NOTICED_MS: u64 = 200;
+
+/// The same rescues by agents that explain stalls and by agents that do not, in turn, so that whatever else the machine does falls on
+/// both.
+fn with_and_without_evidence(lab: &Lab, loops: u64, rounds: u64) -> Result<(Rescues, Rescues)> {
+    let (mut full, mut off) = (Rescues::default(), Rescues::default());
+    for _ in 0..rounds {
+        full.add(with(lab, NOTICED_MS, "full", loops, 1)?);
+        off.add(with(lab, NOTICED_MS, "off", loops, 1)?);
+    }
+    Ok((full, off))
+}
+
+fn difference(full: &Rescues, off: &Rescues) -> [Row; 2] {
+    let row = |what: &str, of: fn(&Rescues) -> &[f64], at_most: f64| {
+        let (with, without) = (Spread::of(of(full)), Spread::of(of(off)));
+        let note = format!(
+            "p50 {:.2} with, {:.2} without; p99 {:.2} and {:.2}; {} wedges each",
+            with.p50, without.p50, with.p99, without.p99, full.wedges
+        );
+        Row::new(what, with.p50 - without.p50, "ms")
+            .limit(Limit::noisy(at_most, 5.0))
+            .note(note)
+    };
+    [
+        row(
+            "evidence: what it adds to the signal's lateness, p50",
+            |rescues| &rescues.signal_late_ms,
+            1.0,
+        ),
+        row(
+            "… to the time from the signal to the loop's poll, p50",
+            |rescues| &rescues.signal_to_polled_ms,
+            1.0,
+        ),
+    ]
+}
+
+fn with(lab: &Lab, grace_ms: u64, evidence: &str, loops: u64, rounds: u64) -> Result<Rescues> {
     let engine = engine(lab)?;
     let mut victims = Victim::start_many(loops, |_| Role::Wedge {
         engine: engine.clone(),
     })?;
     let grace = format!("{grace_ms}ms");
-    let options = ["--enforce", "--engine", "query-engine-*", "--grace", &grace];
+    let options = [
+        "--enforce",
+        "--engine",
+        "query-engine-*",
+        "--grace",
+        &grace,
+        "--evidence",
+        evidence,
+    ];
     let agent = Agent::start(lab, &pids(&victims), &options, "warn")?;
     let mut random = Random::new(grace_ms);
     let mut wedges = Vec::new();
@@ -120,6 +171,15 @@ impl Rescues {
             "no wedged engine was signalled at all"
         );
         Ok(rescues)
+    }
+
+    fn add(&mut self, other: Self) {
+        self.wedges += other.wedges;
+        self.rescued += other.rescued;
+        self.signal_late_ms.extend(other.signal_late_ms);
+        self.signal_to_reaped_ms.extend(other.signal_to_reaped_ms);
+        self.signal_to_polled_ms.extend(other.signal_to_polled_ms);
+        self.blocked_ms.extend(other.blocked_ms);
     }
 
     fn delays(&self) -> serde_json::Value {
