@@ -9,7 +9,10 @@ use serde_json::{Map, Value, json};
 
 use crate::pipeline::evidence::{ChildDetail, SocketDetail};
 use crate::pipeline::redact::without_credentials;
-use crate::pipeline::{Cause, StallView, StarvedBy, StoppedBy};
+use crate::pipeline::{Cause, Frame, StallView, StarvedBy, StoppedBy};
+
+/// Frames in a sentence: a lock's or a child's wait is two calls deep in a library, called by the line that matters.
+const FRAMES_SHOWN: usize = 4;
 
 /// The object of the contract, its child with all that is known of it.
 pub(super) fn json(view: &StallView) -> Value {
@@ -82,6 +85,7 @@ pub(super) fn text(view: &StallView) -> String {
         let _ = write!(text, ", held by {exe}[{pid}]");
     }
     text.push_str(&child(view));
+    text.push_str(&code(view));
     if !view.shares.is_empty() {
         let parts: Vec<String> = view
             .shares
@@ -91,6 +95,37 @@ pub(super) fn text(view: &StallView) -> String {
         let _ = write!(text, "; in all {}", parts.join(", "));
     }
     text
+}
+
+/// The innermost frames, as far as a person needs to know the line and who called it; the whole stack is in the JSON.
+fn code(view: &StallView) -> String {
+    let stack = view
+        .evidence
+        .as_ref()
+        .and_then(|found| found.stack.as_ref());
+    let Some(stack) = stack.filter(|stack| !stack.frames.is_empty()) else {
+        return String::new();
+    };
+    let shown: Vec<String> = stack.frames.iter().take(FRAMES_SHOWN).map(place).collect();
+    format!("; at {}", shown.join(" < "))
+}
+
+fn place(frame: &Frame) -> String {
+    let function = without_credentials(&frame.function);
+    let Some(file) = &frame.file else {
+        return function;
+    };
+    let file = without_credentials(end_of_path(file));
+    match frame.line {
+        Some(line) => format!("{function} ({file}:{line})"),
+        None => format!("{function} ({file})"),
+    }
+}
+
+/// The last three parts: what is before them says where something is installed, not what it is.
+fn end_of_path(path: &str) -> &str {
+    let start = path.rmatch_indices('/').nth(2).map_or(0, |(at, _)| at + 1);
+    &path[start..]
 }
 
 fn held(cause: &Cause) -> Option<&'static str> {
@@ -170,6 +205,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::pipeline::evidence::{Stack, StackKind};
     use crate::pipeline::{
         CauseKind, ChildCause, Evidence, IncidentId, Mono, NsPid, Pid, Signalled,
     };
@@ -248,6 +284,62 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn the_sentence_names_the_line_and_who_called_it() {
+        let frame = |function: &str, file: Option<&str>, line| Frame {
+            function: function.into(),
+            file: file.map(str::to_owned),
+            line,
+        };
+        let library = "/usr/lib/python3.11";
+        let site = "/app/venv/lib/python3.11/site-packages";
+        let frames = vec![
+            frame(
+                "Condition.wait",
+                Some(&format!("{library}/threading.py")),
+                Some(331),
+            ),
+            frame(
+                "Future.result",
+                Some(&format!("{library}/concurrent/futures/_base.py")),
+                Some(451),
+            ),
+            frame(
+                "PrismaWrapper.__getattr__",
+                Some(&format!("{site}/litellm/proxy/db/prisma_client.py")),
+                Some(377),
+            ),
+            frame("native", None, None),
+            frame("not shown", None, None),
+        ];
+        let mut view = view("sleeping", Vec::new());
+        view.cause = Cause {
+            kind: CauseKind::LockWait,
+            syscall: Some("futex".into()),
+            ..Cause::default()
+        };
+        let stack = |frames| {
+            Some(Arc::new(Evidence {
+                stack: Some(Stack {
+                    kind: StackKind::Python,
+                    frames,
+                }),
+                ..Evidence::default()
+            }))
+        };
+        view.evidence = stack(frames);
+        assert_eq!(
+            text(&view),
+            "lock_wait in futex; at Condition.wait (lib/python3.11/threading.py:331) \
+             < Future.result (concurrent/futures/_base.py:451) \
+             < PrismaWrapper.__getattr__ (proxy/db/prisma_client.py:377) < native"
+        );
+        view.evidence = stack(vec![frame("f", Some("app.py"), None)]);
+        assert_eq!(text(&view), "lock_wait in futex; at f (app.py)");
+        view.evidence = stack(Vec::new());
+        assert_eq!(text(&view), "lock_wait in futex");
     }
 
     #[test]

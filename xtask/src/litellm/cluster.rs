@@ -88,6 +88,10 @@ impl Cluster {
         format!("postgresql://llm:llm@127.0.0.1:{}/litellm", self.port)
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Runs SQL as the administrator.
     pub(crate) fn sql(&self, database: &str, sql: &str) -> Result<String> {
         let url = format!(

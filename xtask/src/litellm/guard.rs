@@ -21,6 +21,15 @@ const READY_LIMIT: Duration = Duration::from_secs(30);
 /// It flushes its summary after SIGINT.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
+/// What a guard may do.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Mode {
+    /// Signal an engine that has been wedged for that long.
+    Enforce { grace: Duration },
+    /// Only tell.
+    Observe,
+}
+
 /// A running guard; ended when dropped.
 #[derive(Debug)]
 pub(crate) struct Guard {
@@ -37,18 +46,21 @@ impl Guard {
         program: &Path,
         name: &str,
         pid: u32,
-        grace: Duration,
+        mode: Mode,
     ) -> Result<Self> {
         let log = lab.run.path(&format!("{name}.guard.log"));
-        let grace = format!("{}ms", grace.as_millis());
         let mut command = Command::new(program);
         command
-            .args(["watch", "--json", "--enforce", "--engine", "query-engine-*"])
-            .args(["--grace", &grace, "--pid", &pid.to_string()])
+            .args(["watch", "--json", "--engine", "query-engine-*"])
+            .args(["--pid", &pid.to_string()])
             // Its locks and budgets are of no concern to a guard of the system.
             .env("LOOPWARDEN_RUN_DIR", lab.run.path("guard"))
             .stdout(Stdio::piped())
             .stderr(process::log_file(&log)?);
+        if let Mode::Enforce { grace } = mode {
+            let grace = format!("{}ms", grace.as_millis());
+            command.args(["--enforce", "--grace", &grace]);
+        }
         let process = Process::start("the guard", &mut command)?.ends_by(Signal::INT, END_LIMIT);
         let mut guard = Self {
             process,
@@ -85,6 +97,10 @@ impl Guard {
             bail!("the guard ended ({status}); it said:\n{}", self.said());
         }
         Ok(())
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// What it has printed so far.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 
 use super::run_dir::RunDir;
-use super::{cluster, engine, python};
+use super::{clock, cluster, engine, python};
 use crate::setup;
 
 /// The proxy with the incident.
@@ -40,6 +40,7 @@ impl Lab {
             File::create(lab.cache.join("lock")).context("cannot create the lock of the cache")?;
         lock.lock().context("cannot lock the cache")?;
         cluster::need_programs()?;
+        clock::need_library()?;
         engine::build(&lab)?;
         python::prepare(&lab)?;
         lab.part(

@@ -38,6 +38,17 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// Starts one; it is not up yet.
     pub(crate) fn start(lab: &Lab, name: &str, version: &str, database_url: &str) -> Result<Self> {
+        Self::start_with(lab, name, version, database_url, |_| {})
+    }
+
+    /// The same, with a command that is changed before it is run.
+    pub(crate) fn start_with(
+        lab: &Lab,
+        name: &str,
+        version: &str,
+        database_url: &str,
+        change: impl FnOnce(&mut Command),
+    ) -> Result<Self> {
         let folder = lab.run.path(name);
         std::fs::create_dir_all(&folder)
             .with_context(|| format!("cannot create {}", folder.display()))?;
@@ -86,6 +97,7 @@ impl Proxy {
             .env("NO_DOCS", "True")
             .stdout(output.try_clone()?)
             .stderr(output);
+        change(&mut command);
         let process =
             Process::start(name, &mut command)?.ends_by(Signal::TERM, Duration::from_secs(5));
         Ok(Self {

@@ -145,7 +145,8 @@ fn install(venv: &Path, version: &str, constraints: &str) -> Result<()> {
     Ok(())
 }
 
-fn site_packages(venv: &Path) -> Result<PathBuf> {
+/// Where its modules are.
+pub(crate) fn site_packages(venv: &Path) -> Result<PathBuf> {
     let ask = "import sysconfig; print(sysconfig.get_path('purelib'))";
     let path = cmd::output(Command::new(venv.join("bin/python")).args(["-c", ask]))?;
     Ok(path.trim().into())

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 
 use super::cluster::{self, Cluster};
-use super::guard::Guard;
+use super::guard::{Guard, Mode};
 use super::lab::Lab;
 use super::probe::{Figures, Prober};
 use super::proxy::Proxy;
@@ -101,7 +101,15 @@ fn start(
     for (place, (plan, (proxy, cluster))) in plans.iter().zip(started).enumerate() {
         let guard = plan
             .grace
-            .map(|grace| Guard::start(lab, guard, &name(place), proxy.pid(), grace))
+            .map(|grace| {
+                Guard::start(
+                    lab,
+                    guard,
+                    &name(place),
+                    proxy.pid(),
+                    Mode::Enforce { grace },
+                )
+            })
             .transpose()?;
         subjects.push(Subject {
             plan: plan.clone(),

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::cluster::{self, Cluster};
 use super::criteria::Check;
-use super::guard::{self, Guard};
+use super::guard::{self, Guard, Mode};
 use super::lab::{BEFORE_FIX, Lab};
 use super::probe::{Figures, Prober};
 use super::proxy::Proxy;
@@ -50,7 +50,13 @@ pub(crate) fn run(lab: &Lab, guard: &Path, length: Duration) -> Result<Vec<Check
     let cluster = Cluster::start(&data)?;
     let mut proxy = Proxy::start(lab, "soak", BEFORE_FIX, &cluster.url())?;
     proxy.wait_until_up()?;
-    let mut guard = Guard::start(lab, guard, "soak", proxy.pid(), GRACE)?;
+    let mut guard = Guard::start(
+        lab,
+        guard,
+        "soak",
+        proxy.pid(),
+        Mode::Enforce { grace: GRACE },
+    )?;
     let origin = cmd::now();
     let prober = Prober::start(proxy.port, origin);
     let sampler = Sampler::start(proxy.pid(), origin);

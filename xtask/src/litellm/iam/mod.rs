@@ -1,0 +1,158 @@
+//! The second incident: the token of an RDS database has expired, `PrismaWrapper.__getattr__` schedules its renewal on the very loop
+//! that it runs on, and waits 30 s for it. Nothing can be done about it from outside but to name it while it lasts.
+//!
+//! The wall clock of a real proxy is set forward by more than a token lives; one request that needs the database does the rest.
+
+mod judge;
+mod source;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::time::{ClockId, clock_gettime};
+use serde_json::Value;
+
+use super::clock::Clock;
+use super::cluster::{self, Cluster};
+use super::cost::{Before, Cost};
+use super::criteria::Check;
+use super::guard::{self, Guard, Mode};
+use super::lab::{BEFORE_FIX, Lab};
+use super::probe::{Figures, Prober};
+use super::proxy::Proxy;
+use super::{http, python, stop};
+use crate::cmd;
+use source::Source;
+
+const NAME: &str = "iam";
+/// More than the quarter of an hour that a token lives.
+const FORWARD: &str = "+20m";
+/// The guard's helper gets to know the proxy's interpreter meanwhile: a cost that is none of an incident's.
+const BEFORE: Duration = Duration::from_secs(3);
+/// The proxy waits 30 s, then answers with an error.
+const REQUEST_LIMIT: Duration = Duration::from_mins(2);
+/// A guard that has not shown a stack by then is judged by what it has shown.
+const STACK_LIMIT: Duration = Duration::from_secs(10);
+const CLOSED_LIMIT: Duration = Duration::from_secs(30);
+/// So that no other request than ours meets the expired token first.
+const WATCHDOG_INTERVAL_S: &str = "600";
+
+/// What was seen.
+#[derive(Debug)]
+struct Seen {
+    /// All that the guard has printed.
+    lines: Vec<Value>,
+    /// A line with a stack had been read while the request was still without an answer.
+    shown_in_time: bool,
+    /// `CLOCK_MONOTONIC` when the request was sent.
+    asked_ns: u64,
+    /// How long it took, and its HTTP status; 0 without one.
+    request: Duration,
+    status: u16,
+    liveliness: Figures,
+    cost: Cost,
+}
+
+/// Runs it.
+pub(crate) fn run(lab: &Lab, guard: &Path) -> Result<Vec<Check>> {
+    eprintln!("litellm: {BEFORE_FIX}, its IAM token expired, observed");
+    let data = lab.run.path(&format!("{NAME}-postgres"));
+    cluster::copy(&lab.path("schema"), &data)?;
+    // Dropped in reverse: the proxy goes first.
+    let cluster = Cluster::start(&data)?;
+    let mut clock = Clock::new(lab, NAME)?;
+    let mut proxy = start(lab, &cluster, &mut clock)?;
+    proxy.wait_until_up()?;
+    let mut guard = Guard::start(lab, guard, NAME, proxy.pid(), Mode::Observe)?;
+    let prober = Prober::start(proxy.port, cmd::now());
+    stop::sleep_until(cmd::now() + BEFORE)?;
+    let deadlock = meet(&clock, &mut proxy, &mut guard)?;
+    let liveliness = Figures::of(&prober.finish().all);
+    let seen = Seen {
+        lines: guard.finish(),
+        liveliness,
+        ..deadlock
+    };
+    let venv = python::venv(lab, BEFORE_FIX);
+    let wrapper = python::site_packages(&venv)?.join("litellm/proxy/db/prisma_client.py");
+    print!("{}", judge::story(&seen));
+    Ok(judge::of(&seen, &Source::read(&wrapper)?))
+}
+
+fn start(lab: &Lab, cluster: &Cluster, clock: &mut Clock) -> Result<Proxy> {
+    let url = cluster.url();
+    let proxy = Proxy::start_with(lab, NAME, BEFORE_FIX, &url, |command| {
+        clock.show_to(command);
+        command
+            .arg("--iam_token_db_auth")
+            .env(
+                "PRISMA_HEALTH_WATCHDOG_INTERVAL_SECONDS",
+                WATCHDOG_INTERVAL_S,
+            )
+            // A token is signed on the spot, with any key; the database of a run asks nobody for one.
+            .env("AWS_ACCESS_KEY_ID", "AKIALOOPWARDENTEST00")
+            .env("AWS_SECRET_ACCESS_KEY", "no-secret")
+            .env("AWS_REGION_NAME", "us-east-1")
+            .env("DATABASE_HOST", "127.0.0.1")
+            .env("DATABASE_PORT", cluster.port().to_string())
+            .env("DATABASE_USER", "llm")
+            .env("DATABASE_NAME", "litellm");
+    })?;
+    clock.is_shown_to(proxy.pid());
+    Ok(proxy)
+}
+
+/// Lets the token expire, asks for something that needs the database, and watches what the guard says meanwhile.
+fn meet(clock: &Clock, proxy: &mut Proxy, guard: &mut Guard) -> Result<Seen> {
+    let before = Before::of(guard.pid())?;
+    clock.set(FORWARD)?;
+    let port = proxy.port;
+    let asked_ns = monotonic_ns()?;
+    let asked = cmd::now();
+    let request = std::thread::spawn(move || {
+        let answer = http::get_with_key(port, "/key/list", REQUEST_LIMIT);
+        (answer, cmd::now())
+    });
+    let mut is_alive = |guard: &mut Guard| proxy.check().and_then(|()| guard.check());
+    let shown = stop::wait_for(STACK_LIMIT, Duration::from_millis(5), || {
+        is_alive(guard)?;
+        let shown = guard.lines().iter().any(|line| line["stack"].is_array());
+        Ok(shown.then_some(()))
+    })?;
+    let shown_in_time = shown.is_some() && !request.is_finished();
+    let cost = before.until_now()?;
+    let answered = stop::wait_for(REQUEST_LIMIT, Duration::from_millis(20), || {
+        is_alive(guard)?;
+        Ok(request.is_finished().then_some(()))
+    })?;
+    if answered.is_none() {
+        bail!("the request whose token has expired has no answer within {REQUEST_LIMIT:?}");
+    }
+    let (answer, end): (std::io::Result<http::Answer>, Instant) = request
+        .join()
+        .ok()
+        .context("the thread that sent the request has panicked")?;
+    // The criteria say so if it never comes.
+    stop::wait_for(CLOSED_LIMIT, Duration::from_millis(20), || {
+        is_alive(guard)?;
+        let closed = guard::of_type(&guard.lines(), "stall_closed").len();
+        Ok((closed > 0).then_some(()))
+    })?;
+    Ok(Seen {
+        lines: Vec::new(),
+        shown_in_time,
+        asked_ns,
+        request: end.saturating_duration_since(asked),
+        status: answer.map_or(0, |answer| answer.status),
+        liveliness: Figures::of(&[]),
+        cost,
+    })
+}
+
+/// The clock of the guard's lines.
+fn monotonic_ns() -> Result<u64> {
+    let now = Duration::try_from(clock_gettime(ClockId::Monotonic))
+        .context("the monotonic clock is before its own start")?;
+    Ok(u64::try_from(now.as_nanos())?)
+}
