@@ -64,8 +64,29 @@ impl Sentinel {
                 // It may be an engine that nobody but a main thread that is no loop waits for.
                 self.unshown_due = Mono::default();
                 self.child_told(event);
+                self.waited_child_told(event);
             }
             What::Forked { .. } | What::Exited { .. } | What::Signalled { .. } => {}
+        }
+    }
+
+    /// The parent told its child to end while it waits already, or before the news of the wait: the grace runs from now on.
+    fn waited_child_told(&mut self, event: &KernelEvent) {
+        let told = self.family.get(event.pid);
+        let Some(told) = told.filter(|process| process.told == Some(event.at)) else {
+            return;
+        };
+        let parent = told.parent;
+        let waiting = self.loops.values_mut().filter_map(|watched| {
+            let ours = watched.id.process.pid == parent;
+            let episode = watched.episode.as_mut().filter(|_| ours)?;
+            // Where nothing is to be looked at any more, the last word was said.
+            let next = episode.next_look.as_mut()?;
+            *next = event.at.min(*next);
+            Some(watched.id.tid)
+        });
+        for tid in waiting.collect::<Vec<_>>() {
+            self.decide_episode(tid, clock::now());
         }
     }
 

@@ -163,6 +163,9 @@ impl World {
                     (signal == Signal::Term).then(|| now.plus(soon))
                 }
             };
+            // Who is told meanwhile is looked at then.
+            let told = self.told.map(moment).filter(|told| *told > now);
+            next = next.map(|next| told.map_or(next, |told| told.min(next)));
         }
         let over = moment(self.end);
         story.hear(&self.child(over));

@@ -154,7 +154,7 @@ impl Simulation<'_> {
                     soon.then(|| self.timer(now, now.plus(rules.grace.min(SOON))))
                 }
             };
-            match next {
+            match self.unless_told(now, next) {
                 Some(next) => now = next.max(Mono(now.0 + 1)),
                 None => break,
             }
@@ -174,6 +174,14 @@ impl Simulation<'_> {
         let usual = at.plus(self.late);
         late.find(|(asked, found)| *asked < at && usual < *found)
             .map_or(usual, |(_, found)| found)
+    }
+
+    /// A child that its parent tells to end is looked at then, if it was to be looked at later.
+    fn unless_told(&self, now: Mono, next: Option<Mono>) -> Option<Mono> {
+        let told = self.line.story.told.iter().map(|told| told.at);
+        let told = told.filter(|at| *at > now).min();
+        let told = told.map(|at| self.timer(now, at));
+        next.map(|next| told.map_or(next, |told| told.min(next)))
     }
 
     /// When a refusal is looked at again. How those looks fall is chance: under the recorded rules they fall as in the
