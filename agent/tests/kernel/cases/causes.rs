@@ -1,13 +1,10 @@
 //! What a loop is stuck on is named rightly, with who and what is at the other end.
 
-use std::fs::File;
-
-use anyhow::{Context as _, Result, ensure};
-use rustix::fs::{CWD, Mode, mkfifoat};
-use tempfile::TempDir;
+use anyhow::{Result, ensure};
 
 use super::Case;
 use crate::harness::cgroup::Cgroup;
+use crate::harness::gate::Gate;
 use crate::harness::line::Line;
 use crate::harness::scene::Scene;
 use crate::harness::shared::Grace;
@@ -39,26 +36,6 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("causes::child_that_closes", child_that_closes),
     ]);
     cases
-}
-
-/// A named pipe that the end of a stall waits for.
-struct Gate(TempDir);
-
-impl Gate {
-    fn make() -> Result<Self> {
-        let gate = Self(tempfile::tempdir()?);
-        mkfifoat(CWD, gate.path(), Mode::RUSR | Mode::WUSR).context("cannot make a gate")?;
-        Ok(gate)
-    }
-
-    fn path(&self) -> String {
-        self.0.path().join("gate").display().to_string()
-    }
-
-    fn open(&self) -> Result<()> {
-        let file = File::options().write(true).open(self.path());
-        file.map(drop).context("cannot open the gate")
-    }
 }
 
 /// Long enough for some looks.

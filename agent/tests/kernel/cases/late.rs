@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 
 use super::Case;
+use crate::harness::gate::Gate;
 use crate::harness::scene::{ENFORCE, Scene, was_sent};
 use crate::harness::victim::Victim;
 use crate::harness::watch::{Agent, Options};
@@ -23,6 +24,7 @@ pub(super) fn cases() -> Vec<Case> {
             "late::told_before_and_the_signal_is_pending",
             pending_signal,
         ),
+        Case::new("late::told_while_it_is_stalled", told_meanwhile),
         Case::new("late::pid_namespace", pid_namespace),
         Case::new("late::sampling_notices", sampling),
         Case::new("late::sampling_frees_in_two_steps", || {
@@ -62,6 +64,27 @@ fn already_stalled() -> Result<()> {
     alive::must_live("the engine", engine)?;
     scene.free(engine, &stall)?;
     scene.end(&[]).map(|_| ())
+}
+
+/// Who told whom before the agent came is unknown; but told under its eyes, by another thread, the engine has its grace, and
+/// no more.
+fn told_meanwhile() -> Result<()> {
+    let gate = Gate::make()?;
+    let mut victim = Victim::start(&["loop", "epoll_wait"])?;
+    let engine = victim.spawn("engine", "engine", ENGINE)?;
+    let command = format!("signal-at engine {} {}", libc::SIGINT, gate.path());
+    victim.ask(&command, "will")?;
+    victim.wait_for("engine", "wait4")?;
+    alive::until_state(victim.pid, 'S')?;
+    let mut scene = Scene::with(victim, &arguments())?;
+    scene.stall("child_wait")?;
+    gate.open()?;
+    let killed = scene.rescued(engine)?;
+    ensure!(
+        killed.float("/busy_ms") < Some(UNKNOWN_GRACE_MS),
+        "as late as if nobody knew: {killed}"
+    );
+    scene.end(&[(engine, "SIGKILL")]).map(|_| ())
 }
 
 /// SIGTERM after `unknown_grace`, SIGKILL a grace later.

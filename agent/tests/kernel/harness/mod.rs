@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 pub(crate) mod alive;
 pub(crate) mod cgroup;
+pub(crate) mod gate;
 pub(crate) mod line;
 pub(crate) mod node;
 pub(crate) mod scene;
@@ -45,17 +46,27 @@ pub(crate) fn limit() -> Duration {
     Duration::from_secs(30) * slowness()
 }
 
+/// This program, which all others in the folder are links to.
+const SEED: &str = "seed";
+
 /// Makes the folder of programs; [`remove_programs`] ends it.
 pub(crate) fn make_programs() -> Result<()> {
     let folder = tempfile::Builder::new()
         .prefix("loopwarden-ktests-")
         .tempdir()
         .context("cannot make a folder for the victims")?;
-    for name in [ENGINE, HELPER, SHELL, LOOP] {
-        link_to(&folder.path().join(name))?;
-    }
+    // A link, or a copy where that is another file system. Copied once, before there are threads: what is open for writing while
+    // another thread forks cannot be run.
+    let this = std::env::current_exe().context("cannot find this program's file")?;
+    let seed = folder.path().join(SEED);
+    std::fs::hard_link(&this, &seed)
+        .or_else(|_| std::fs::copy(&this, &seed).map(|_| ()))
+        .with_context(|| format!("cannot put {} at {}", this.display(), seed.display()))?;
     // Set once, here.
     let _ = PROGRAMS.set(folder);
+    for name in [ENGINE, HELPER, SHELL, LOOP] {
+        make_program(name)?;
+    }
     Ok(())
 }
 
@@ -75,7 +86,8 @@ pub(crate) fn program(name: &str) -> PathBuf {
 /// Makes another name for this program.
 pub(crate) fn make_program(name: &str) -> Result<PathBuf> {
     let path = program(name);
-    link_to(&path)?;
+    std::fs::hard_link(program(SEED), &path)
+        .with_context(|| format!("cannot make a program at {}", path.display()))?;
     Ok(path)
 }
 
@@ -84,12 +96,4 @@ pub(crate) fn folder() -> &'static Path {
     PROGRAMS
         .get()
         .map_or(Path::new("/nonexistent"), TempDir::path)
-}
-
-/// Puts this program at another path: a link, or a copy where that is another file system.
-fn link_to(path: &Path) -> Result<()> {
-    let this = std::env::current_exe().context("cannot find this program's file")?;
-    std::fs::hard_link(&this, path)
-        .or_else(|_| std::fs::copy(&this, path).map(|_| ()))
-        .with_context(|| format!("cannot put {} at {}", this.display(), path.display()))
 }

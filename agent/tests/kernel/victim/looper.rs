@@ -156,6 +156,10 @@ impl Looper {
                 sys::signal(self.child(name)?, number.parse()?)?;
                 answer("signalled");
             }
+            ["signal-at", name, number, gate] => {
+                threads::signal_at(self.child(name)?, number.parse()?, (*gate).to_owned());
+                answer("will signal");
+            }
             ["wait", name, way] => {
                 let pid = match *name {
                     "any" => -1,

@@ -67,6 +67,12 @@ pub(super) fn help_wait(pid: i32) {
     std::thread::spawn(move || sys::wait4(pid, 0));
 }
 
+/// A thread that signals a child when the test opens the gate, whatever the loop's thread does then.
+pub(super) fn signal_at(pid: i32, number: i32, gate: String) {
+    // Without a gate or a child nothing is signalled, and the test says what it misses.
+    std::thread::spawn(move || std::fs::read(gate).map(|_| sys::signal(pid, number)));
+}
+
 /// Uses all the CPU it gets.
 pub(super) fn burn() -> Result<()> {
     answer("ready");
