@@ -90,7 +90,11 @@ pub struct ChildCause {
     /// State letter of procfs, spelled out.
     pub state: String,
     /// How long ago the loop's process told it to end.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "in_microseconds"
+    )]
     pub told_to_end_ms_ago: Option<f64>,
     /// Who told it to end first, whoever that was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -108,7 +112,29 @@ pub struct Signalled {
     /// Which signal.
     pub signal: String,
     /// How long ago.
+    #[serde(serialize_with = "to_microseconds")]
     pub ms_ago: f64,
+}
+
+/// Ages are sums of spans: what lies below a microsecond is noise of the arithmetic.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over so")]
+fn to_microseconds<S: serde::Serializer>(ms: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64((ms * 1000.0).round() / 1000.0)
+}
+
+#[expect(
+    clippy::ref_option,
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands it over so"
+)]
+fn in_microseconds<S: serde::Serializer>(
+    ms: &Option<f64>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match ms {
+        Some(ms) => to_microseconds(ms, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 /// Why a runnable thread gets no CPU.

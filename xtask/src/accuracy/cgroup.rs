@@ -92,6 +92,19 @@ impl Cgroup {
         }
     }
 
+    /// Whether all of it is frozen by now, as far as the kernel tells.
+    pub(super) fn is_frozen(&self) -> bool {
+        let Ok(place) = self.place("freezer") else {
+            return false;
+        };
+        let (file, word) = if place.unified {
+            ("cgroup.events", "frozen 1")
+        } else {
+            ("freezer.state", "FROZEN")
+        };
+        place.read(file).is_ok_and(|text| text.contains(word))
+    }
+
     /// Whoever needs more memory has to wait: throttled in version 2, paused instead of killed in version 1.
     pub(super) fn limit_memory(&self) -> Result<()> {
         let place = self.place("memory")?;
@@ -158,12 +171,17 @@ impl Place {
     }
 
     fn number(&self, file: &str) -> Result<u64> {
+        let text = self.read(file)?;
+        text.trim().parse().with_context(|| {
+            let path = self.folder.join(file);
+            format!("{} holds no number: {text:?}", path.display())
+        })
+    }
+
+    fn read(&self, file: &str) -> Result<String> {
         let path = self.folder.join(file);
-        let text = fs::read_to_string(&path)
-            .map_err(|error| unable(format!("{} cannot be read: {error}", path.display())))?;
-        text.trim()
-            .parse()
-            .with_context(|| format!("{} holds no number: {text:?}", path.display()))
+        fs::read_to_string(&path)
+            .map_err(|error| unable(format!("{} cannot be read: {error}", path.display())))
     }
 }
 

@@ -107,50 +107,56 @@ impl Scene {
                 held(|| Ok(()), || cgroup.free_memory())
             }
             (Stage::Freeze, Some(cgroup)) => {
-                std::thread::sleep(SETTLE);
-                held(|| cgroup.freeze(true), || cgroup.freeze(false))
+                hold_in_poll(pid, |frozen| cgroup.freeze(frozen), || cgroup.is_frozen())?;
+                held(|| Ok(()), || cgroup.freeze(false))
             }
             (Stage::Stop, _) => {
                 let process = hold(pid).context("the program is gone")?;
-                let send = |signal| {
+                let send = |stop| {
+                    let signal = if stop { Signal::STOP } else { Signal::CONT };
                     signal_held(&process, signal);
                     Ok(())
                 };
-                stop_in_poll(pid, &send)?;
-                held(|| Ok(()), || send(Signal::CONT))
+                hold_in_poll(pid, send, || is_stopped(pid))?;
+                held(|| Ok(()), || send(false))
             }
             _ => Ok(None),
         }
     }
 }
 
-/// Stops the process while its loop is idle: where it stands is then known.
-fn stop_in_poll(pid: u32, send: &impl Fn(Signal) -> Result<()>) -> Result<()> {
+/// Stops or freezes the process while its loop is idle: where it stands is then known.
+fn hold_in_poll(
+    pid: u32,
+    hold: impl Fn(bool) -> Result<()>,
+    is_held: impl Fn() -> bool,
+) -> Result<()> {
     let stopped = stop::wait_for(Duration::from_secs(10), SETTLE, || {
         std::thread::sleep(SETTLE);
-        send(Signal::STOP)?;
-        let call = || fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
-        let is_stopped = || {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            stat.rsplit_once(')')
-                .is_some_and(|(_, after)| after.trim_start().starts_with('T'))
-        };
+        hold(true)?;
         let end = cmd::now() + SETTLE;
-        while !is_stopped() && cmd::now() < end {
+        while !is_held() && cmd::now() < end {
             std::thread::sleep(Duration::from_millis(1));
         }
-        let number: i64 = call()
+        let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+        let number: i64 = call
             .split_whitespace()
             .next()
             .and_then(|word| word.parse().ok())
             .unwrap_or(-1);
-        if is_stopped() && POLLS.contains(&number) {
+        if is_held() && POLLS.contains(&number) {
             return Ok(Some(()));
         }
-        send(Signal::CONT)?;
+        hold(false)?;
         Ok(None)
     })?;
     stopped.context("the loop was never idle when it was stopped")
+}
+
+fn is_stopped(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')')
+        .is_some_and(|(_, after)| after.trim_start().starts_with('T'))
 }
 
 fn held(

@@ -100,7 +100,10 @@ fn timeline(record: &IncidentRecord, style: Style) -> Vec<Vec<String>> {
         let who = process(style, &child.exe, child.pid);
         let told = child.signalled.as_ref().map_or_else(
             || format!("the process told its child {who} to end"),
-            |signal| format!("{} told the child {who} to end", teller(signal, style)),
+            |signal| {
+                let (by, with) = teller(signal, style);
+                format!("{by} told the child {who} to end{with}")
+            },
         );
         rows.push((time, told));
     }

@@ -166,9 +166,9 @@ fn a_post_mortem_tells_what_an_expert_would_ask() {
     for part in [
         "# Incident 00000100000000000000000000: the event loop of `query-engine` was blocked for 502.0 ms",
         "it waited for its child `query-engine` (pid 99) in `wait4`. Loopwarden sent SIGKILL to `query-engine` (pid 99) after 500.0 ms.",
-        "| 12:34:56.010 | 10.0 ms | `query-engine` (pid 42) with `SIGINT` told the child `query-engine` (pid 99) to end |",
+        "| 12:34:56.010 | 10.0 ms | `query-engine` (pid 42) told the child `query-engine` (pid 99) to end (`SIGINT`) |",
         "| 12:34:56.140 | 140.0 ms | evidence: in `query-engine (subprocess.py:1264)` |",
-        "The child `query-engine` (pid 99), 12 as the process itself numbers it, was `sleeping`; `query-engine` (pid 42) with `SIGINT` had told it to end.",
+        "The child `query-engine` (pid 99), 12 as the process itself numbers it, was `sleeping`; `query-engine` (pid 42) had told it to end (`SIGINT`).",
         "Why it did not end: it was closing a connection whose other end did not answer: `tcp` to `10.0.0.5:5432`, `LAST_ACK`, 117 bytes not acknowledged.",
         "```text\nquery-engine (subprocess.py:1264)\n```",
         "- engine: grace 500.0 ms, unknown_grace 10.00 s, untold_grace never",

@@ -75,7 +75,10 @@ fn facts(record: &IncidentRecord, cause: &Cause, style: Style) -> Vec<String> {
     let mut items = Vec::new();
     if let Some(child) = &cause.child {
         let told = match (&child.signalled, child.told_to_end_ms_ago) {
-            (Some(signal), _) => format!("{} had told it to end", teller(signal, style)),
+            (Some(signal), _) => {
+                let (who, with) = teller(signal, style);
+                format!("{who} had told it to end{with}")
+            }
             (None, Some(_)) => "the process had told it to end".to_owned(),
             (None, None) => "nobody was seen telling it to end".to_owned(),
         };
@@ -105,10 +108,10 @@ fn facts(record: &IncidentRecord, cause: &Cause, style: Style) -> Vec<String> {
     items
 }
 
-/// Who sent which signal.
-pub(super) fn teller(signal: &Signalled, style: Style) -> String {
+/// Who told a child to end, and the words that say with which signal.
+pub(super) fn teller(signal: &Signalled, style: Style) -> (String, String) {
     let who = process(style, &signal.by_exe, signal.by);
-    format!("{who} with {}", style.name(&signal.signal))
+    (who, format!(" ({})", style.name(&signal.signal)))
 }
 
 fn child_facts(child: &ChildDetail, style: Style) -> Vec<String> {
