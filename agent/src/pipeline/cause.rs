@@ -122,11 +122,7 @@ fn to_microseconds<S: serde::Serializer>(ms: &f64, serializer: S) -> Result<S::O
     serializer.serialize_f64((ms * 1000.0).round() / 1000.0)
 }
 
-#[expect(
-    clippy::ref_option,
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde hands it over so"
-)]
+#[expect(clippy::ref_option, reason = "serde hands it over so")]
 fn in_microseconds<S: serde::Serializer>(
     ms: &Option<f64>,
     serializer: S,
