@@ -172,7 +172,7 @@ fn a_deleted_interpreter_is_read() {
 #[test]
 fn what_is_no_python_says_so() {
     let mut command = Command::new("/bin/sh");
-    let script = Script::start(command.args(["-c", "echo ready; sleep 1000 & wait"]));
+    let script = Script::start(command.args(["-c", "echo ready; exec sleep 1000"]));
     let mut helper = helper();
     let prepared = helper.ask(&request(script.pid(), Want::Prepare), LIMIT);
     assert_eq!(

@@ -53,6 +53,8 @@ impl Objects<'_> {
                 Err(error @ (Error::Implausible { .. } | Error::Memory { .. })) => {
                     failure = Some(error);
                 }
+                // No more may be read: what was found before is what there is.
+                Err(Error::Allowance(_)) if best.is_some() || failure.is_some() => break,
                 Err(error) => return Err(error),
             }
         }
