@@ -24,6 +24,9 @@ use crate::cmd;
 const BEFORE: Duration = Duration::from_secs(3);
 /// How long the measurement goes on after the proxy is ready again.
 const AFTER: Duration = Duration::from_secs(2);
+/// Between the starts of two proxies: half of the watchdog's interval, so that they do not drop their engines, and start new
+/// ones, in the same moment of a small machine.
+const APART: Duration = Duration::from_millis(2500);
 /// What the watchdog asks for, and within which time: three of its intervals.
 const WATCHDOG_QUERY: &str = "SELECT 1";
 const WATCHDOG_LIMIT: Duration = Duration::from_secs(15);
@@ -87,6 +90,9 @@ fn start(
     let name = |place: usize| format!("session-{number}-{place}");
     let mut started = Vec::new();
     for (place, plan) in plans.iter().enumerate() {
+        if place > 0 {
+            stop::sleep_until(cmd::now() + APART)?;
+        }
         let name = name(place);
         let data = lab.run.path(&format!("{name}-postgres"));
         cluster::copy(&lab.path("schema"), &data)?;
