@@ -15,12 +15,22 @@ use crate::pipeline::{CauseKind, Collect, Evidence, Mono, Notice, Pid, Tid};
 /// Captures that may be saved up: a stall changes its cause a few times, or some follow one another.
 const CAPTURES_SAVED: u32 = 3;
 
+/// After a signal of ours the loop has the machine to itself for this long: it is on its way back, and has a new engine to start.
+const RETURNING: Duration = Duration::from_millis(500);
+
 impl Sentinel {
     /// Asks again about a stall that is about something else by now, when no answer is due and the loop's budget allows.
     pub(super) fn ask_again(&mut self, tid: Tid, now: Mono) {
         let facts = self.loops.get(&tid).and_then(|watched| {
             let stall = watched.stall.as_ref()?;
-            let may = stall.ask_again && stall.asked.is_none() && watched.next_capture <= now;
+            let returning = stall
+                .strikes
+                .iter()
+                .any(|struck| now.since(struck.at) < RETURNING);
+            let may = stall.ask_again
+                && stall.asked.is_none()
+                && watched.next_capture <= now
+                && !returning;
             may.then(|| stall.facts.clone())
         });
         if let Some(facts) = facts {
