@@ -19,8 +19,13 @@ const SETTLED: Duration = Duration::from_millis(500);
 impl Sentinel {
     pub(super) fn read_loop(&mut self, tid: Tid) {
         let reading = self.sensor.read(tid);
-        if let (Some(watched), Some(reading)) = (self.loops.get_mut(&tid), reading) {
-            watched.last = Some(reading);
+        let Some(watched) = self.loops.get_mut(&tid) else {
+            return;
+        };
+        match reading {
+            Some(reading) => watched.last = Some(reading),
+            // The kernel is writing it, and may be interrupted there: its event comes from within.
+            None => self.unread = true,
         }
     }
 

@@ -29,6 +29,10 @@ const RESCAN_WITHOUT_EVENTS: Duration = Duration::from_millis(500);
 /// How often loops are looked at when there are no events.
 const SAMPLE: Duration = Duration::from_millis(10);
 
+/// Rounds, a millisecond apart, in which a record that is being written is read again: the loop's CPU may be taken away from its
+/// machine for that long.
+const MOST_REREADS: u32 = 50;
+
 pub(super) struct Sentinel {
     pub(super) sensor: Box<dyn Sensor>,
     pub(super) settings: Settings,
@@ -37,6 +41,10 @@ pub(super) struct Sentinel {
     /// Main threads that wait and are not shown to be loops, by process.
     pub(super) unshown: HashMap<Pid, Unshown>,
     pub(super) unshown_due: Mono,
+    /// A record could not be read in this round.
+    pub(super) unread: bool,
+    /// Rounds in a row in which that was so.
+    rereads: u32,
     pub(super) started: Mono,
     /// Processes that were named by their ids, and those that the rules matched; all others descend from these.
     pub(super) named: HashSet<PidKey>,
@@ -95,6 +103,8 @@ impl Sentinel {
             loops: HashMap::new(),
             unshown: HashMap::new(),
             unshown_due: now,
+            unread: false,
+            rereads: 0,
             started: now,
             named: HashSet::new(),
             matched: HashSet::new(),
@@ -158,6 +168,7 @@ impl Sentinel {
         if now >= self.due {
             self.stats.late(now.since(self.due));
         }
+        self.unread = false;
         let tids: Vec<Tid> = self.loops.keys().copied().collect();
         for tid in &tids {
             self.read_loop(*tid);
@@ -188,6 +199,11 @@ impl Sentinel {
             .unwrap_or(self.next_rescan)
             .min(self.next_rescan)
             .min(self.unshown_due);
+        self.rereads = if self.unread { self.rereads + 1 } else { 0 };
+        if (1..=MOST_REREADS).contains(&self.rereads) {
+            // A wait may have begun that nothing tells of again.
+            due = now;
+        }
         if !events && !self.loops.is_empty() {
             due = due.min(now.plus(SAMPLE));
         }
