@@ -9,6 +9,7 @@ use anyhow::Result;
 
 use crate::{cmd, layout, prometheus, pythons};
 
+mod failures;
 mod part;
 mod targets;
 
@@ -52,7 +53,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
             });
         }
     }
-    print!("{}", table(&reports));
+    print!("{}{}", failures(&reports), table(&reports));
     Ok(!reports.iter().any(Report::failed))
 }
 
@@ -184,6 +185,17 @@ fn xtask(args: &[&str]) -> Result<Command> {
     Ok(command)
 }
 
+fn failures(reports: &[Report]) -> String {
+    let mut text = String::new();
+    for report in reports.iter().filter(|report| report.failed()) {
+        text.extend(["\n=== ", report.name, ", again: what failed\n"]);
+        for line in &report.failures {
+            text.extend([line, "\n"]);
+        }
+    }
+    text
+}
+
 fn table(reports: &[Report]) -> String {
     let mut text = format!(
         "\n{:<30} {:<10} {:<24} {:>8}\n",
@@ -236,6 +248,7 @@ mod tests {
             state,
             tests,
             time: Duration::from_secs(65),
+            failures: vec!["it was 3".to_owned()],
         }
     }
 
@@ -250,6 +263,15 @@ mod tests {
         assert_eq!(text.lines().last(), Some("41 passed, 2 failed"));
         assert!(text.contains("kernel was left out: no BPF"), "{text}");
         assert!(text.contains("1:05"), "{text}");
+    }
+
+    #[test]
+    fn only_failed_parts_are_shown_again() {
+        let text = failures(&[
+            report("format", State::Passed, 1, 0),
+            report("tests", State::Failed, 40, 2),
+        ]);
+        assert_eq!(text, "\n=== tests, again: what failed\nit was 3\n");
     }
 
     #[test]

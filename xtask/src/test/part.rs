@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
+use super::failures::Failures;
 use crate::tally::Tally;
 use crate::{bpf, cmd};
 
@@ -46,6 +47,8 @@ pub(crate) struct Report {
     pub(crate) state: State,
     pub(crate) tests: Tally,
     pub(crate) time: Duration,
+    /// What to show again at the end of everything.
+    pub(crate) failures: Vec<String>,
 }
 
 impl Report {
@@ -74,12 +77,13 @@ impl Part {
         say(out, &format!("\n=== {}", self.name));
         let start = cmd::now();
         let mut tests = Tally::default();
+        let mut failures = Vec::new();
         let state = match self.may_run() {
             Ok(true) => {
                 let results: Vec<bool> = self
                     .commands
                     .into_iter()
-                    .map(|command| succeeds(command, out, &mut tests))
+                    .map(|command| succeeds(command, out, &mut tests, &mut failures))
                     .collect();
                 if results.iter().all(|&succeeded| succeeded) {
                     State::Passed
@@ -89,6 +93,7 @@ impl Part {
             }
             Ok(false) => State::LeftOut("this kernel or these privileges refuse BPF"),
             Err(error) => {
+                failures.push(format!("{error:#}"));
                 eprintln!("{error:#}");
                 State::Failed
             }
@@ -113,6 +118,7 @@ impl Part {
             state,
             tests,
             time,
+            failures,
         }
     }
 
@@ -122,6 +128,7 @@ impl Part {
             state: State::NotStarted,
             tests: Tally::default(),
             time: Duration::ZERO,
+            failures: Vec::new(),
         }
     }
 
@@ -139,16 +146,38 @@ fn say(out: &mut impl Write, line: &str) {
     let _ = writeln!(out, "{line}");
 }
 
-fn succeeds(mut command: Command, out: &mut impl Write, tests: &mut Tally) -> bool {
-    say(out, &format!("$ {}", cmd::shown(&command)));
-    run_and_count(&mut command, out, tests).unwrap_or_else(|error| {
-        eprintln!("{error:#}");
+fn succeeds(
+    mut command: Command,
+    out: &mut impl Write,
+    tests: &mut Tally,
+    failures: &mut Vec<String>,
+) -> bool {
+    let shown = cmd::shown(&command);
+    say(out, &format!("$ {shown}"));
+    let mut said = Failures::default();
+    let mut read = |line: &str| {
+        tests.read(line);
+        said.read(line);
+    };
+    let succeeded = run_and_read(&mut command, out, &mut read).unwrap_or_else(|error| {
+        let error = format!("{error:#}");
+        eprintln!("{error}");
+        said.read(&error);
         false
-    })
+    });
+    if !succeeded {
+        failures.push(format!("$ {shown}"));
+        failures.extend(said.of_failed());
+    }
+    succeeded
 }
 
-/// Runs the command, passes its stdout on line by line, and counts the tests it names.
-fn run_and_count(command: &mut Command, out: &mut impl Write, tests: &mut Tally) -> Result<bool> {
+/// Runs the command and passes on its stdout line by line, to `out` and to `read`.
+fn run_and_read(
+    command: &mut Command,
+    out: &mut impl Write,
+    read: &mut impl FnMut(&str),
+) -> Result<bool> {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -162,7 +191,7 @@ fn run_and_count(command: &mut Command, out: &mut impl Write, tests: &mut Tally)
         > 0
     {
         let text = String::from_utf8_lossy(&line);
-        tests.read(&text);
+        read(&text);
         say(out, text.trim_end_matches('\n'));
         line.clear();
     }
@@ -198,6 +227,19 @@ mod tests {
             "{out}"
         );
         assert_eq!((report.tests.passed, report.tests.failed), (5, 2));
+        assert!(
+            report
+                .failures
+                .iter()
+                .any(|line| line.contains("1 passed; 2 failed")),
+            "{:?}",
+            report.failures
+        );
+        assert!(
+            !report.failures.iter().any(|line| line.contains("4 passed")),
+            "{:?}",
+            report.failures
+        );
     }
 
     #[test]
