@@ -77,14 +77,15 @@ impl Sentinel {
         }
     }
 
-    /// What an action will open its incident with, if that is not open yet: a look after the signal would show what the
-    /// signal did. The decision's facts say all of it where the call blocks, so that the signal waits for nothing; between
+    /// What an action will open its incident with, if that is not open yet or names no child: a look after the signal would show
+    /// what the signal did. The decision's facts say all of it where the call blocks, so that the signal waits for nothing; between
     /// naps, and in a poll on a pidfd, one read of procfs names the call.
     pub(super) fn look_for_action(&self, tid: Tid, decided: &WaitFacts, now: Mono) -> Option<Seen> {
-        let watched = self
-            .loops
-            .get(&tid)
-            .filter(|watched| watched.stall.is_none())?;
+        let watched = self.loops.get(&tid)?;
+        let stall = watched.stall.as_ref();
+        if stall.is_some_and(|stall| stall.cause.child.is_some()) {
+            return None;
+        }
         let call = watched
             .episode
             .as_ref()
@@ -158,10 +159,23 @@ impl Sentinel {
 
     /// An action opens its incident, whatever the stall's length: a grace below the threshold is allowed.
     pub(super) fn open_stall_for_action(&mut self, tid: Tid, now: Mono, seen: Option<Seen>) {
-        let Some(watched) = self.loops.get(&tid) else {
+        let Some(watched) = self.loops.get_mut(&tid) else {
             return;
         };
-        if watched.stall.is_none() {
+        if let Some(stall) = watched.stall.as_mut() {
+            // Opened before the child was known, on a busy machine: who is acted on has to be told.
+            if let Some((facts, _)) = seen {
+                let cause = classify(&facts);
+                stall.shares.explain(&cause, now);
+                stall.cause = cause;
+                stall.cause_at = now;
+                stall.facts = facts;
+                let view = view_of(stall, now);
+                if let Some(info) = watched.info.clone() {
+                    self.tell(Notice::StallUpdated { info, view });
+                }
+            }
+        } else {
             let reading = watched.last.as_ref();
             let since = reading.and_then(|reading| away_since(watched, reading, now));
             let since = since

@@ -222,6 +222,32 @@ pub(crate) fn ignore(number: i32) -> io::Result<()> {
     Ok(())
 }
 
+/// What ends a [`nap`].
+pub(crate) const WAKE: i32 = libc::SIGUSR1;
+
+/// Sleeps until [`WAKE`] comes.
+pub(crate) fn nap() -> io::Result<()> {
+    extern "C" fn awake(_: i32) {}
+    let hour = libc::timespec {
+        tv_sec: 3600,
+        tv_nsec: 0,
+    };
+    let handler: extern "C" fn(i32) = awake;
+    // SAFETY: all-zero is a valid sigaction: no flags (so that the sleep is not begun again), an empty mask. The handler does nothing.
+    let set = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = handler as libc::sighandler_t;
+        libc::sigaction(WAKE, &raw const action, std::ptr::null_mut())
+    };
+    checked(set.into())?;
+    // SAFETY: the time is a local, and how much was left is not asked for.
+    let slept = unsafe { libc::nanosleep(&raw const hour, std::ptr::null_mut()) };
+    match checked(slept.into()) {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+        other => other.map(|_| ()),
+    }
+}
+
 /// Leaves namespaces for new ones.
 pub(crate) fn unshare(flags: i32) -> io::Result<()> {
     // SAFETY: the call takes a number; the victims that call it share nothing across threads that it would pull apart.

@@ -206,6 +206,23 @@ fn the_check_fails_where_the_record_says_otherwise() {
     assert_eq!(report.check.differing.len(), 1);
 }
 
+/// A refusal that the replay does not come to, because its looks fall elsewhere.
+fn refused_for_no_child(at: Mono) -> Incident {
+    let mut incident = observed(1, 1000);
+    let mut refused = act(at, Done::Refused);
+    refused.refused_by = Some(Refusal::NotChild);
+    incident.episodes[0].acts.push(refused);
+    incident
+}
+
+#[test]
+fn the_check_leaves_out_looks_between_the_end_of_the_child_and_that_of_the_wait() {
+    let report = replay(&[refused_for_no_child(at(4001))], &AsRecorded);
+    assert_eq!((report.check.same, report.check.of), (1, 1));
+    let report = replay(&[refused_for_no_child(at(3500))], &AsRecorded);
+    assert_eq!((report.check.same, report.check.of), (0, 1));
+}
+
 #[test]
 fn a_shorter_grace_frees_the_loop_sooner_by_the_difference() {
     let report = replay(

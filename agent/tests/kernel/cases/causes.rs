@@ -69,13 +69,15 @@ fn explained(way: &str, kind: &str, told: impl Fn(&Line, &str) -> bool) -> Resul
     gate.open()?;
     scene.victim.answer("stalled")?;
     let closed = scene.closed(&line)?;
-    // On a busy or slow machine most of it may be the way back to the poll: then the wait is one of the shares.
-    let mostly = closed.text("/cause/kind");
+    // On a busy or slow machine most of it may be the way there and back, starting and reaping a helper among it: then the wait is
+    // one of the shares.
+    let mostly = closed.text("/cause/kind") == kind;
     let part = closed.float(&format!("/shares/{kind}"));
     ensure!(
-        match mostly {
-            "cpu_starved" | "cpu_busy" => part.is_some() || mostly == kind,
-            _ => mostly == kind && told(&closed, &truth),
+        if mostly {
+            told(&closed, &truth)
+        } else {
+            part.is_some()
         },
         "not as before: {closed}"
     );

@@ -43,10 +43,12 @@ fn ends_with_the_last_target() -> Result<()> {
         line.is("summary", first_pid)
     })?;
     let mut second = second;
-    second.ask("nap 200", "napped")?;
+    second.tell("nap")?;
     watch.next("a stall of the second", |line| {
-        line.is("stall_opened", second_pid)
+        let told_of = line.is("stall_opened", second_pid) || line.is("stall_updated", second_pid);
+        told_of && line.text("/cause/kind") == "sleep"
     })?;
+    second.wake()?;
     second.quit()?;
     let lines = agent.finish(watch)?;
     for line in &lines {

@@ -41,12 +41,13 @@ fn orphan() -> Result<()> {
     scene.victim.ask("wait shell wait4", "waited")?;
     let engine = orphan_of(shell)?;
     let ended = EndsWithTest(engine);
-    scene
+    let from: u64 = scene
         .victim
-        .ask(&format!("watch-pid {engine}"), "waiting")?;
-    // The wait for the shell may have been long enough for a line, too.
+        .ask(&format!("watch-pid {engine}"), "waiting")?
+        .parse()?;
+    // The wait for the shell may have been long enough for such a line, too.
     let refused = scene.watch.next("the refusal", |line| {
-        line.text("/refused_by") == "not_child"
+        line.text("/refused_by") == "not_child" && line.mono_ns() >= from
     })?;
     scene.watch.linger(200)?;
     alive::must_live("the orphan", engine)?;

@@ -54,9 +54,7 @@ fn loop_of(call: PollCall) -> Result<()> {
         .cloned();
     let poller = found.as_ref().map_or("", |line| line.text("/poller"));
     ensure!(poller == call.name(), "the poller is {poller:?}");
-    scene.victim.ask("nap 200", "napped")?;
-    let stall = scene.stall("sleep")?;
-    scene.closed(&stall)?;
+    scene.nap()?;
     scene.end(&[]).map(|_| ())
 }
 
@@ -85,8 +83,7 @@ fn no_loop(part: &[&str]) -> Result<()> {
         .and_then(|()| scene.victim.ask("idle 200", "idled").map(|_| ()))?;
     let pid = other.pid;
     drop(other);
-    scene.victim.ask("nap 200", "napped")?;
-    scene.stall("sleep")?;
+    scene.nap()?;
     let found = scene
         .watch
         .seen()
@@ -193,8 +190,9 @@ fn wedged_worker(milliseconds: u32) -> Result<()> {
 /// A loop that runs another program in the middle of a stall: that stall is over, and what comes is another loop.
 fn end_by_exec() -> Result<()> {
     let mut scene = Scene::enforcing(Grace::Usual)?;
-    scene.victim.tell("exec-after 300")?;
+    scene.victim.tell("nap-and-exec")?;
     let stall = scene.stall("sleep")?;
+    scene.victim.wake()?;
     let closed = scene.closed(&stall)?;
     ensure!(
         closed.text("/ended_by") == "exec" && !closed.is_true("/rescued"),

@@ -238,9 +238,7 @@ fn helper_thread() -> Result<()> {
     let engine = scene.add_wedged_engine()?;
     scene.must_live("the engine", engine);
     scene.victim.ask("help-wait engine", "helping")?;
-    scene.victim.ask("nap 300", "napped")?;
-    let stall = scene.stall("sleep")?;
-    let closed = scene.closed(&stall)?;
+    let closed = scene.nap()?;
     ensure!(
         closed.text("/cause/child/exe").is_empty(),
         "blamed on the helper's child: {closed}"

@@ -43,8 +43,9 @@ fn no_longer_matched() -> Result<()> {
     }
     let so_far = node.seen().len();
     dropped.ask("nap 300", "napped")?;
-    kept.ask("nap 300", "napped")?;
+    kept.tell("nap")?;
     node.next(&[&of_kept, "STALLED"])?;
+    kept.wake()?;
     kept.quit()?;
     dropped.quit()?;
     let lines = node.end()?;
@@ -68,28 +69,20 @@ fn is_summary(line: &str, who: &str) -> bool {
 fn moved() -> Result<()> {
     let mut victim = Victim::start_as(&make_program("reload-c-test")?, &["loop", "epoll_wait"])?;
     let who = format!("[{}]", victim.pid);
-    let mut node = Node::start(&config("old", "reload-c-test"))?;
+    // No stall is ever that long here.
+    let old = config("old", "reload-c-test") + "    stall_after: 10s\n";
+    let mut node = Node::start(&old)?;
     node.next(&[&who, "is an event loop"])?;
     let both = config("old", "reload-?-other")
-        + "  - name: new\n    match: { exe: \"reload-c-test\" }\n    stall_after: 400ms\n";
+        + "  - name: new\n    match: { exe: \"reload-c-test\" }\n    stall_after: 1s\n";
     node.configure(&both)?;
     node.next(&[&who, "iterations"])?;
     node.next(&[&who, "is an event loop"])?;
-    // The new target's threshold: a stall of the old one's length is none.
-    let so_far = node.seen().len();
-    victim.ask("nap 200", "napped")?;
-    victim.ask("nap 600", "napped")?;
+    // The new target's threshold: it is told of a stall that the old one's would not have been one for.
+    victim.tell("nap")?;
+    node.next(&[&who, "STALLED"])?;
+    victim.wake()?;
     node.next(&[&who, "the loop runs again"])?;
     victim.quit()?;
-    let lines = node.end()?;
-    let stalls = lines
-        .iter()
-        .skip(so_far)
-        .filter(|line| line.contains("STALLED"));
-    let stalls: Vec<&String> = stalls.collect();
-    ensure!(
-        stalls.len() == 1 && stalls[0].contains("for 4"),
-        "{stalls:?}"
-    );
-    Ok(())
+    node.end().map(|_| ())
 }

@@ -161,6 +161,15 @@ impl Scene {
         })
     }
 
+    /// Lets the loop sleep until that is told as a stall, and returns how the stall ended.
+    pub(crate) fn nap(&mut self) -> Result<Line> {
+        self.victim.tell("nap")?;
+        let stall = self.stall("sleep")?;
+        self.victim.wake()?;
+        self.victim.answer("napped")?;
+        self.closed(&stall)
+    }
+
     /// Waits for the end of the incident of that line.
     pub(crate) fn closed(&mut self, incident: &Line) -> Result<Line> {
         let id = incident.text("/incident");

@@ -153,6 +153,11 @@ impl Victim {
             .with_context(|| format!("no moment: `{moment}`"))
     }
 
+    /// Wakes a loop that was told to `nap`, and is known to.
+    pub(crate) fn wake(&self) -> Result<()> {
+        super::alive::signal(self.pid, sys::WAKE)
+    }
+
     /// Kills a victim that obeys no more.
     pub(crate) fn kill(self) -> Result<()> {
         super::alive::signal(self.pid, libc::SIGKILL)

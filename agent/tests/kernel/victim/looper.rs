@@ -188,6 +188,10 @@ impl Looper {
                 std::thread::sleep(Duration::from_millis(milliseconds.parse()?));
                 answer("napped");
             }
+            ["nap"] => {
+                sys::nap()?;
+                answer("napped");
+            }
             ["nested", milliseconds] => {
                 let (reader, _writer) = rustix::pipe::pipe()?;
                 sys::wait_readable(PollCall::Poll, None, reader.as_fd(), milliseconds.parse()?)?;
@@ -228,8 +232,8 @@ impl Looper {
                 }
                 answer(&format!("spawned {pid}"));
             }
-            ["exec-after", milliseconds] => {
-                std::thread::sleep(Duration::from_millis(milliseconds.parse()?));
+            ["nap-and-exec"] => {
+                sys::nap()?;
                 let program = std::env::current_exe()?;
                 let error = std::process::Command::new(program)
                     .args([FLAG, "loop", self.call.name()])
