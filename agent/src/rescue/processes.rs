@@ -11,7 +11,7 @@ use crate::pipeline::{EndedBy, Mono, Notice, Pid, PidKey, Tid};
 use crate::proc;
 use crate::target::cgroup::CpuStat;
 use crate::target::scout::{Answer, Question};
-use crate::target::sight::Sighting;
+use crate::target::sight::{Sighting, number_for_parent};
 
 impl Sentinel {
     /// Watches processes that were named by their ids: no rule has to match them.
@@ -59,9 +59,10 @@ impl Sentinel {
             return;
         }
         let mut process = Process::found(key, stat.parent, target, true);
-        // The scout may be busy when the process turns out to be a loop, which is told with its name. Reading this link
-        // asks the kernel's memory only: it cannot hang on a file system.
+        // The scout may be busy when the process turns out to be a loop, which is told with its name, or a child that a loop
+        // waits for already, by its number. Reading these asks the kernel's memory only: it cannot hang on a file system.
         process.exe = proc::exe_name(pid).unwrap_or_default();
+        process.ns_pid = number_for_parent(pid, stat.parent);
         self.family.insert(process);
         self.ask(Question::Look {
             pid,
