@@ -7,7 +7,7 @@ use super::look::{away_since, waits};
 use super::loops::Loop;
 use super::sentinel::Sentinel;
 use crate::evidence::Question;
-use crate::kernel::thread_call::{ThreadCall, thread_call};
+use crate::kernel::thread_call::{Found, ThreadCall, found, thread_call};
 use crate::kernel::{clock, syscalls};
 use crate::pipeline::event::{Awaited, PollClass, Poller, WaitOptions};
 use crate::pipeline::recognise::{Recognised, recognise};
@@ -92,7 +92,7 @@ impl Sentinel {
                     .collect();
                 for thread in threads {
                     let leader = thread.0 == pid.0;
-                    let wait = self.loops.get(&thread).filter(|_| leader).and_then(wait_of);
+                    let wait = leader.then(|| self.found_wait(thread)).flatten();
                     self.end_loop(thread, now, EndedBy::Detached, true);
                     if let Some((awaited, options)) = wait {
                         // Nothing is done for it any more, which has to be said when it would have been.
@@ -101,6 +101,22 @@ impl Sentinel {
                 }
             }
             Recognised::Loop(_) | Recognised::Undecided => {}
+        }
+    }
+
+    /// What a thread waits for that was in this wait when the agent came. Its record may not have been read yet: the other thread
+    /// can show itself right after both were found.
+    fn found_wait(&mut self, tid: Tid) -> Option<(Awaited, WaitOptions)> {
+        self.read_loop(tid);
+        let watched = self.loops.get(&tid)?;
+        watched.adopted_busy?;
+        if let Some(reading) = &watched.last {
+            let wait = reading.wait.filter(|_| waits(reading))?;
+            return Some((wait.awaited, wait.options));
+        }
+        match found(watched.id.process.pid, tid) {
+            Found::Waiting(awaited, options) => Some((awaited, options)),
+            Found::Polling(..) | Found::Else => None,
         }
     }
 
@@ -163,14 +179,6 @@ impl Sentinel {
             self.hold_lock(key);
         }
     }
-}
-
-/// What a thread waits for that was in this wait when the agent came.
-fn wait_of(watched: &Loop) -> Option<(Awaited, WaitOptions)> {
-    watched.adopted_busy?;
-    let reading = watched.last.as_ref().filter(|reading| waits(reading))?;
-    let wait = reading.wait?;
-    Some((wait.awaited, wait.options))
 }
 
 /// Whether a thread that has not been recognised yet is away for so long that it would be a stall.

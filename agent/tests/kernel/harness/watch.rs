@@ -225,7 +225,8 @@ impl Watch {
                 Ok(_) => {}
                 Err(Err(error)) => return Err(error),
                 Err(Ok(why)) => bail!(
-                    "waited in vain for {what} ({why}); since then:\n{}",
+                    "waited in vain for {what} ({why}); before that:\n{}\nsince then:\n{}",
+                    self.before(from),
                     self.since(from)
                 ),
             }
@@ -245,6 +246,13 @@ impl Watch {
                 Err(Err(error)) => return Err(error),
             }
         }
+    }
+
+    /// The last lines before that number of lines.
+    fn before(&self, until: usize) -> String {
+        let from = until.saturating_sub(5);
+        let lines: Vec<String> = self.seen[from..until].iter().map(Line::to_string).collect();
+        lines.join("\n")
     }
 
     fn since(&self, from: usize) -> String {
