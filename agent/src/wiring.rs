@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::export::journal::JournalSettings;
 use crate::pipeline::Pid;
+use crate::pipeline::liveness::ProbeSpec;
 use crate::pipeline::policy::EngineRules;
 use crate::pipeline::record::{EngineInForce, InForce};
 use crate::rescue::{EngineSettings, EvidenceLimits, Limits, Settings, TargetSettings};
@@ -26,6 +27,13 @@ pub fn settings_of(config: &Config, match_all: bool) -> Settings {
             },
             max_kills: count(engine.max_kills.count),
             per: engine.max_kills.per,
+        }),
+        liveness: target.liveness.map(|liveness| ProbeSpec {
+            period: liveness.period,
+            timeout: liveness.timeout,
+            failures: liveness.failures,
+            termination_grace: ProbeSpec::TERMINATION_GRACE,
+            imminent_margin: liveness.imminent_margin,
         }),
     });
     let limits = Limits {

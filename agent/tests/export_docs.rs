@@ -34,7 +34,7 @@ fn page() -> String {
         out,
         "- scraped from `http://{DEFAULT_LISTEN}/metrics` (Prometheus text format, or OpenMetrics when asked for);\n\
          - pushed over OTLP (gRPC or HTTP/protobuf, cumulative) every {interval} s, and at once when a stall opens or ends, \
-         when its cause becomes known, and at an action.\n\n"
+         when its cause becomes known, at an action, and when the risk of a kill changes.\n\n"
     );
     let keeps = PAGE_KEEPS.as_secs() / 60;
     let common: Vec<String> = COMMON.iter().map(|key| format!("`{key}`")).collect();
@@ -42,7 +42,8 @@ fn page() -> String {
         out,
         "## About watched processes\n\n\
          Every series carries {} (in Prometheus `{}`); loops of one process are added up. The series of a process exist, at 0 \
-         and for every value of their attributes, from the moment its first loop is recognised. When its last loop is gone, \
+         and for every value of their attributes, from the moment its first loop is recognised. Those of \
+         `loopwarden.liveness` exist where a probe is configured, from its first risk on. When its last loop is gone, \
          gauges end at once; counters and histograms are pushed once more and then end, and stay on the page for {keeps} \
          minutes.\n\n",
         common.join(", "),

@@ -16,7 +16,8 @@ use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::common::{announce, catch_signals};
 use super::output::{Output, Sinks, wall_clock};
-use crate::config::{Config, ExeGlob, WatchOptions, duration};
+use crate::config::probe::{self, Probe};
+use crate::config::{Config, ExeGlob, Liveness, WatchOptions, duration};
 use crate::export::lines::Lines;
 use crate::kernel::{self, clock};
 use crate::pipeline::{Collect, Pid};
@@ -44,6 +45,9 @@ pub struct Args {
     /// How long an engine may take to end once it was told to
     #[arg(long, value_name = "DUR", default_value = "500ms", value_parser = duration::parse)]
     grace: Duration,
+    /// The liveness probe that the kubelet makes, as PERIOD/TIMEOUT/FAILURES in seconds (10/1/3) or with units: the kill is forecast
+    #[arg(long, value_name = "PROBE", value_parser = liveness)]
+    liveness: Option<Probe>,
     /// What is found out about a stall: `full` with stacks, for which memory of the process is read; `procfs` without; or `off`
     #[arg(long, value_name = "HOW", default_value = "full", value_parser = evidence)]
     evidence: Collect,
@@ -87,8 +91,14 @@ pub fn run(args: Args) -> Result<u8> {
         engines: args.engine,
         grace: Some(args.grace),
         collect: args.evidence,
+        liveness: args.liveness.map(Liveness::from),
         pids: pids.clone(),
     });
+    if args.liveness.is_some_and(|probe| probe.port.is_some()) {
+        log::warn!(
+            "--liveness: the port is not used by this version: probes are forecast from the numbers alone, and not seen"
+        );
+    }
     let settings = settings_of(&config, false);
     let rules = Arc::new(ConfigRules(config));
     let handle = rescue::start(sensor, settings, rules, Arc::default(), move |notice| {
@@ -124,6 +134,12 @@ fn stall_after(text: &str) -> Result<Duration, String> {
         Ok(span) => Ok(span),
         Err(error) => Err(error.to_string()),
     }
+}
+
+/// As wide as the configuration file's keys.
+fn liveness(text: &str) -> Result<Probe, String> {
+    let spans = Duration::from_millis(1)..=Duration::from_hours(24);
+    probe::parse(text, &spans, &(1..=1000))
 }
 
 fn evidence(text: &str) -> Result<Collect, String> {

@@ -12,6 +12,7 @@ pub mod model;
 mod node;
 mod pattern;
 mod presets;
+pub mod probe;
 mod problem;
 mod raw;
 mod raw_export;

@@ -123,6 +123,17 @@ pub struct Liveness {
     pub imminent_margin: Duration,
 }
 
+impl From<super::probe::Probe> for Liveness {
+    fn from(probe: super::probe::Probe) -> Self {
+        Self {
+            period: probe.period,
+            timeout: probe.timeout,
+            failures: probe.failures,
+            imminent_margin: defaults::IMMINENT_MARGIN,
+        }
+    }
+}
+
 /// What holds for all targets together.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Limits {

@@ -102,11 +102,7 @@ pub const SECTIONS: &[Section] = &[
 
 /// Keys that are read and checked in full and that no part of the program acts on yet. A file that uses one is refused:
 /// a setting that is silently ignored is worse than one that is missing. Remove a line when its part is there.
-pub const NOT_YET: &[&str] = &[
-    "targets[].match.kubernetes",
-    "targets[].liveness",
-    "annotations.allow",
-];
+pub const NOT_YET: &[&str] = &["targets[].match.kubernetes", "annotations.allow"];
 
 /// Whether the program acts on the key; `path` as in `SECTIONS`.
 pub(super) fn is_supported(path: &str) -> bool {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::model::{
-    Annotations, Config, EngineMatcher, EnginePolicy, EvidenceRules, Export, Matcher, Target,
-    defaults,
+    Annotations, Config, EngineMatcher, EnginePolicy, EvidenceRules, Export, Liveness, Matcher,
+    Target, defaults,
 };
 use super::pattern::ExeGlob;
 use crate::pipeline::{Collect, Mode, Pid};
@@ -22,6 +22,8 @@ pub struct WatchOptions {
     pub grace: Option<Duration>,
     /// `--evidence`.
     pub collect: Collect,
+    /// `--liveness`.
+    pub liveness: Option<Liveness>,
     /// `--pid`, each, or the started command.
     pub pids: Vec<Pid>,
 }
@@ -52,7 +54,7 @@ impl Config {
             },
             stall_after: options.stall_after.unwrap_or(defaults::STALL_AFTER),
             engine,
-            liveness: None,
+            liveness: options.liveness,
         };
         Self {
             mode: if options.enforce {

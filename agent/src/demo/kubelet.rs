@@ -8,7 +8,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::config::duration;
+use crate::config::{duration, probe};
 use crate::pipeline::Mono;
 
 /// What a pod's spec says about a liveness probe.
@@ -34,28 +34,16 @@ impl FromStr for ProbeSpec {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let parts: Vec<&str> = text.split('/').collect();
-        let [period, timeout, failures] = parts[..] else {
-            return Err("expected PERIOD/TIMEOUT/FAILURES, such as 10s/1s/3".into());
-        };
-        let span = |name: &str, text: &str| {
-            let span = duration::parse(text).map_err(|why| format!("{name} {text:?}: {why}"))?;
-            let range = Duration::from_millis(50)..=Duration::from_mins(2);
-            if range.contains(&span) {
-                Ok(span)
-            } else {
-                Err(format!("{name} {text:?}: allowed are 50ms to 2m"))
-            }
-        };
-        let (period, timeout) = (span("period", period)?, span("timeout", timeout)?);
-        match failures.parse() {
-            Ok(failures @ 1..=20) => Ok(Self {
-                period,
-                timeout,
-                failures,
-            }),
-            _ => Err(format!("failures {failures:?}: allowed are 1 to 20")),
+        let spans = Duration::from_millis(50)..=Duration::from_mins(2);
+        let read = probe::parse(text, &spans, &(1..=20))?;
+        if read.port.is_some() {
+            return Err("the demonstration chooses its ports itself: leave @PORT out".into());
         }
+        Ok(Self {
+            period: read.period,
+            timeout: read.timeout,
+            failures: read.failures,
+        })
     }
 }
 
@@ -300,12 +288,18 @@ mod tests {
     fn specifications_are_read_or_refused_with_a_reason() {
         assert_eq!("2s/1s/3".parse(), Ok(spec(2000, 1000, 3)));
         assert_eq!("500ms/250ms/2".parse(), Ok(spec(500, 250, 2)));
+        assert_eq!(
+            "2/1/3".parse(),
+            Ok(spec(2000, 1000, 3)),
+            "seconds, as pods write them"
+        );
         for (text, why) in [
             ("2s/1s", "expected PERIOD/TIMEOUT/FAILURES"),
             ("2s/1s/0", "allowed are 1 to 20"),
             ("2s/1s/many", "allowed are 1 to 20"),
             ("1h/1s/3", "allowed are 50ms to 2m"),
-            ("2/1s/3", "period \"2\": 2 has no unit"),
+            ("2x/1s/3", "period \"2x\": \"x\" is no unit"),
+            ("2s/1s/3@80", "leave @PORT out"),
         ] {
             let error = text.parse::<ProbeSpec>().expect_err(text);
             assert!(error.contains(why), "{text}: {error}");

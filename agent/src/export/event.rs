@@ -12,6 +12,7 @@ use super::delivery::Event;
 use super::otlp::attribute;
 use super::registry::Now;
 use super::told;
+use crate::pipeline::liveness::{Level, Outlook, RiskView};
 use crate::pipeline::redact::without_credentials;
 use crate::pipeline::{ActionNotice, IncidentId, LoopInfo, Mono, Notice, Outcome, StallView};
 
@@ -39,7 +40,13 @@ pub fn record(notice: &Notice, now: Now) -> Option<LogRecord> {
             view,
             rescued,
             ended_by,
-        } => closed(info, view, *rescued, ended_by.name()),
+            liveness,
+        } => {
+            let mut draft = closed(info, view, *rescued, ended_by.name());
+            draft.attributes.extend(outlook(liveness.as_ref()));
+            draft
+        }
+        Notice::Risk { info, risk } if risk.changed => at_risk(info, risk),
         Notice::Action { info, action } => acted(info, action),
         Notice::Lost { at, what, count } => Draft {
             name: "loopwarden.lost",
@@ -53,6 +60,7 @@ pub fn record(notice: &Notice, now: Now) -> Option<LogRecord> {
         },
         Notice::Loop { .. }
         | Notice::StallUpdated { .. }
+        | Notice::Risk { .. }
         | Notice::EngineWait { .. }
         | Notice::Episode { .. }
         | Notice::LoopEnded { .. } => return None,
@@ -166,6 +174,49 @@ fn acted(info: &LoopInfo, action: &ActionNotice) -> Draft {
         body,
         attributes,
     }
+}
+
+fn at_risk(info: &LoopInfo, risk: &RiskView) -> Draft {
+    let mut attributes = common(info);
+    attributes.push(string("level", risk.level.name()));
+    attributes.extend(outlook(Some(&risk.outlook)));
+    Draft {
+        name: "loopwarden.liveness_risk",
+        severity: match risk.level {
+            Level::None => SeverityNumber::Info,
+            Level::Elevated => SeverityNumber::Warn,
+            Level::Imminent => SeverityNumber::Error,
+        },
+        at: risk.at,
+        body: format!("{}: {}", who(info), told::risk_text(risk)),
+        attributes,
+    }
+}
+
+fn outlook(liveness: Option<&Outlook>) -> Vec<KeyValue> {
+    let Some(liveness) = liveness else {
+        return Vec::new();
+    };
+    let mut attributes = vec![
+        int(
+            "loopwarden.liveness.failed_probes",
+            u64::from(liveness.failed_probes),
+        ),
+        attribute(
+            "loopwarden.liveness.probes_seen",
+            Value::BoolValue(liveness.probes_seen),
+        ),
+    ];
+    let spans = [
+        ("loopwarden.liveness.time_to_sigterm", liveness.to_decision),
+        ("loopwarden.liveness.time_to_sigkill", liveness.to_sigkill),
+        ("loopwarden.liveness.uncertainty", liveness.uncertainty),
+    ];
+    let known = spans
+        .into_iter()
+        .filter_map(|(name, span)| Some((name, span?)));
+    attributes.extend(known.map(|(name, span)| seconds(name, span)));
+    attributes
 }
 
 fn common(info: &LoopInfo) -> Vec<KeyValue> {

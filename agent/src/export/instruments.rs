@@ -88,6 +88,11 @@ impl Instruments {
                 false
             }
             Notice::Episode { .. } => false,
+            Notice::Risk { info, risk } => {
+                self.loop_of(info, now).risk = Some(*risk);
+                self.show(info, now);
+                risk.changed
+            }
             Notice::LoopEnded { info, totals, .. } => {
                 let record = self.loop_of(info, now);
                 (record.totals, record.ended, record.stall) = (totals.clone(), true, None);

@@ -106,6 +106,7 @@ impl Lines {
                 view,
                 rescued,
                 ended_by,
+                liveness,
             } => {
                 let mut line = stall("stall_closed", info, view, clock);
                 line.insert("rescued".into(), json!(rescued));
@@ -113,6 +114,15 @@ impl Lines {
                 if !view.shares.is_empty() {
                     line.insert("shares".into(), told::shares(view));
                 }
+                if let Some(outlook) = liveness {
+                    line.insert("liveness".into(), Value::Object(told::liveness(outlook)));
+                }
+                Value::Object(line)
+            }
+            Notice::Risk { info, risk } => {
+                let mut line = head("risk", risk.at, info, clock);
+                line.insert("level".into(), json!(risk.level.name()));
+                line.extend(told::liveness(&risk.outlook));
                 Value::Object(line)
             }
             Notice::Action { info, action } => Value::Object(action_line(info, action, clock)),
@@ -201,6 +211,7 @@ impl Lines {
                 view,
                 rescued,
                 ended_by,
+                ..
             } => {
                 let end = match (rescued, ended_by) {
                     (true, _) => "RESCUED: the loop runs again",
@@ -218,6 +229,11 @@ impl Lines {
                         told::text(view)
                     ),
                 )
+            }
+            // For people the change is enough.
+            Notice::Risk { risk, .. } if !risk.changed => return None,
+            Notice::Risk { info, risk } => {
+                (risk.at, format!("{} {}", name(info), told::risk_text(risk)))
             }
             Notice::LoopEnded { info, .. } if info.poller.is_empty() => return None,
             Notice::LoopEnded {

@@ -114,6 +114,14 @@ metrics! {
         "Signals that were sent, would have been sent, or were refused";
     RescueDuration: "loopwarden.rescue.duration", "s", Kind::Histogram(&STALL_BOUNDS), Process, [],
         "Start of a stall until the loop polled again, rescued stalls only";
+    LivenessFailed: "loopwarden.liveness.failed_probes", "{probe}", Kind::Gauge, Process, [],
+        "Liveness probes that are certain to have failed in a row so far";
+    LivenessSigterm: "loopwarden.liveness.time_to_sigterm", "s", Kind::Gauge, Process, [],
+        "Forecast: until the kubelet decides to kill the container; absent while the loop runs";
+    LivenessSigkill: "loopwarden.liveness.time_to_sigkill", "s", Kind::Gauge, Process, [],
+        "Forecast: until SIGKILL, if the container does not end before; absent while the loop runs";
+    LivenessRisk: "loopwarden.liveness.risk", "{risk}", Kind::Gauge, Process, ["level"],
+        "1 for the level of the risk that the kubelet kills the container, 0 for the others";
     AgentLoops: "loopwarden.agent.loops", "{loop}", Kind::Gauge, Agent, [],
         "Loops watched now";
     AgentLost: "loopwarden.agent.lost.events", "{event}", Kind::Counter, Agent, ["what"],
@@ -197,6 +205,16 @@ mod tests {
             ),
             (Metric::ActionSignals, "loopwarden_action_signals_total"),
             (Metric::RescueDuration, "loopwarden_rescue_duration_seconds"),
+            (Metric::LivenessFailed, "loopwarden_liveness_failed_probes"),
+            (
+                Metric::LivenessSigterm,
+                "loopwarden_liveness_time_to_sigterm_seconds",
+            ),
+            (
+                Metric::LivenessSigkill,
+                "loopwarden_liveness_time_to_sigkill_seconds",
+            ),
+            (Metric::LivenessRisk, "loopwarden_liveness_risk"),
             (Metric::AgentCpu, "loopwarden_agent_cpu_time_seconds_total"),
             (
                 Metric::AgentMemory,

@@ -181,6 +181,17 @@ impl Registry {
         self.write(group, metric, own, now, |series| series.set(value));
     }
 
+    /// A gauge has no value for now: it is gone from the page, and over OTLP its end is told.
+    pub fn absent(&mut self, group: GroupId, metric: Metric, own: &Attributes) {
+        let series = self
+            .groups
+            .get_mut(&group)
+            .and_then(|group| group.series.get_mut(&(metric, own.clone())));
+        if let Some(series) = series {
+            series.absent();
+        }
+    }
+
     /// Counts one value in a histogram.
     pub fn observe(
         &mut self,

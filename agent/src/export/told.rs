@@ -4,10 +4,12 @@
 //! control characters where a sentence is written.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
 use crate::pipeline::evidence::{ChildDetail, SocketDetail};
+use crate::pipeline::liveness::{Level, Outlook, RiskView};
 use crate::pipeline::redact::without_credentials;
 use crate::pipeline::{Cause, Frame, StallView, StarvedBy, StoppedBy};
 
@@ -46,6 +48,57 @@ fn detail(view: &StallView) -> Option<&ChildDetail> {
     let child = view.cause.child.as_ref()?;
     let detail = view.evidence.as_ref()?.child.as_ref()?;
     (detail.pid == child.pid).then_some(detail)
+}
+
+/// The countdown of the contract.
+pub(super) fn liveness(outlook: &Outlook) -> Map<String, Value> {
+    let mut fields = Map::new();
+    fields.insert("failed_probes".into(), json!(outlook.failed_probes));
+    let spans = [
+        ("seconds_to_decision", outlook.to_decision),
+        // The kubelet sends it at once, unless a preStop hook comes first.
+        ("seconds_to_sigterm", outlook.to_decision),
+        ("seconds_to_sigkill", outlook.to_sigkill),
+        ("uncertainty_s", outlook.uncertainty),
+    ];
+    for (name, span) in spans {
+        if let Some(span) = span {
+            fields.insert(name.into(), json!(rounded(span)));
+        }
+    }
+    fields.insert("probes_seen".into(), json!(outlook.probes_seen));
+    fields
+}
+
+/// Seconds, to the millisecond: no forecast is finer.
+fn rounded(span: Duration) -> f64 {
+    Duration::from_millis(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)).as_secs_f64()
+}
+
+/// The risk in words.
+pub(super) fn risk_text(risk: &RiskView) -> String {
+    let outlook = &risk.outlook;
+    let mut text = match risk.level {
+        Level::None => return "is out of danger: no liveness probe fails any more".to_owned(),
+        Level::Elevated if outlook.to_decision.is_none() => {
+            "answers again; failed liveness probes count until one has its answer".to_owned()
+        }
+        Level::Elevated => "AT RISK: liveness probes fail, or will".to_owned(),
+        Level::Imminent => "KILL IS IMMINENT: liveness probes fail".to_owned(),
+    };
+    if outlook.failed_probes > 0 {
+        let _ = write!(text, " ({} for certain)", outlook.failed_probes);
+    }
+    if let Some(left) = outlook.to_decision {
+        let within = outlook.uncertainty.unwrap_or_default();
+        let _ = write!(
+            text,
+            "; the kubelet decides to kill in {:.1} s (+/- {:.1} s)",
+            left.as_secs_f64(),
+            within.as_secs_f64()
+        );
+    }
+    text
 }
 
 /// Parts of a mixed stall, to three digits.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::cause::CauseKind;
 use super::evidence::Evidence;
 use super::ids::{IncidentId, Mono};
+use super::liveness::Outlook;
 use super::notice::{ActionNotice, EndedBy, LoopInfo, Notice, StallView};
 use super::record::{
     Action, Capture, End, Entry, InForce, IncidentRecord, Share, State, VERSION, What, Who,
@@ -100,10 +101,12 @@ impl Collector {
                 view,
                 rescued,
                 ended_by,
+                liveness,
                 ..
             } => match self.open.remove(&view.incident) {
                 Some(draft) => {
-                    Step::Closed(Box::new(draft.closed(view, *rescued, *ended_by, clock)))
+                    let end = (*rescued, *ended_by, *liveness);
+                    Step::Closed(Box::new(draft.closed(view, end, clock)))
                 }
                 None => Step::Nothing,
             },
@@ -118,6 +121,7 @@ impl Collector {
                 Step::Nothing
             }
             Notice::Loop { .. }
+            | Notice::Risk { .. }
             | Notice::EngineWait { .. }
             | Notice::LoopEnded { .. }
             | Notice::Lost { .. } => Step::Nothing,
@@ -261,8 +265,7 @@ impl Draft {
     fn closed(
         mut self,
         view: &StallView,
-        rescued: bool,
-        ended_by: EndedBy,
+        (rescued, ended_by, liveness): (bool, EndedBy, Option<Outlook>),
         clock: Tied,
     ) -> IncidentRecord {
         self.evidence(view, clock);
@@ -287,6 +290,7 @@ impl Draft {
             busy: view.busy,
             rescued,
             ended_by,
+            liveness,
         });
         record
     }

@@ -151,6 +151,7 @@ fn closed(ms: u64, kind: CauseKind) -> Notice {
         view: view(ms, kind, None),
         rescued: true,
         ended_by: EndedBy::Poll,
+        liveness: None,
     }
 }
 

@@ -13,6 +13,7 @@ pub mod family;
 pub mod histogram;
 pub mod ids;
 pub mod interpreter;
+pub mod liveness;
 pub mod notice;
 pub mod policy;
 pub mod recognise;

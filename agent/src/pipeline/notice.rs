@@ -7,6 +7,7 @@ use super::cause::{Cause, CauseKind};
 use super::evidence::Evidence;
 use super::histogram::Histogram;
 use super::ids::{IncidentId, LoopId, Mono, Pid};
+use super::liveness::{Outlook, RiskView};
 use super::refusal::Refusal;
 use super::story::EpisodeStory;
 
@@ -258,6 +259,15 @@ pub enum Notice {
         rescued: bool,
         /// How it ended.
         ended_by: EndedBy,
+        /// How close the kubelet was to killing the container, if a probe can have failed.
+        liveness: Option<Outlook>,
+    },
+    /// The risk that the kubelet kills the container has changed, or goes on: told each second while there is one.
+    Risk {
+        /// Who.
+        info: Arc<LoopInfo>,
+        /// How much of a risk, and what is to be expected.
+        risk: RiskView,
     },
     /// What the policy was shown of a wait episode in a stall, told just before the stall's end: for the journal alone.
     Episode {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::cause::{Cause, CauseKind};
 use super::evidence::Evidence;
 use super::ids::{IncidentId, Mono, Pid, Tid};
+use super::liveness::Outlook;
 use super::notice::{EndedBy, LoopInfo, Mode, Signal};
 use super::policy::EngineRules;
 use super::refusal::Refusal;
@@ -284,6 +285,9 @@ pub struct End {
     pub rescued: bool,
     /// How it ended.
     pub ended_by: EndedBy,
+    /// How things stood with the liveness probe, if one is known and can have failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub liveness: Option<Outlook>,
 }
 
 impl IncidentRecord {

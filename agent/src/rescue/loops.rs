@@ -8,6 +8,7 @@ use super::accounts::Accounts;
 use crate::action::Child;
 use crate::pipeline::classify::{Shares, ThreadFacts};
 use crate::pipeline::event::{Awaited, Poller, Reading, WaitOptions};
+use crate::pipeline::liveness::Follower;
 use crate::pipeline::recognise::Candidate;
 use crate::pipeline::story::EpisodeStory;
 use crate::pipeline::{
@@ -37,6 +38,8 @@ pub(super) struct Loop {
     pub(super) closed: Option<Mono>,
     /// Evidence about it is gathered once a second, and a few times more often in a row.
     pub(super) next_capture: Mono,
+    /// The liveness probe that it answers, if one is known.
+    pub(super) liveness: Option<Follower>,
     pub(super) episode: Option<Episode>,
     /// Stories of the episodes before, for the stall they may belong to.
     pub(super) stories: Vec<EpisodeStory>,
@@ -169,6 +172,7 @@ impl Loop {
             stall: None,
             closed: None,
             next_capture: Mono(0),
+            liveness: None,
             episode: None,
             stories: Vec::new(),
         }

@@ -17,6 +17,7 @@ mod loops;
 mod processes;
 mod recognition;
 mod reload;
+mod risk;
 mod sentinel;
 mod settings;
 mod stall;

@@ -176,6 +176,8 @@ impl Sentinel {
             self.follow_stall(*tid, now);
             self.follow_episode(*tid, now);
             self.follow_strikes(*tid, now);
+            // Last: it is for telling only.
+            self.follow_risk(*tid, now);
         }
         self.follow_unshown(now);
         let events = self.sensor.events_fd().is_some();

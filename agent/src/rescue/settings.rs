@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::pipeline::liveness::ProbeSpec;
 use crate::pipeline::policy::EngineRules;
 use crate::pipeline::record::{EngineInForce, InForce};
 use crate::pipeline::{Collect, Mode};
@@ -26,6 +27,8 @@ pub struct TargetSettings {
     pub stall_after: Duration,
     /// Its engines; without, nothing is ever signalled.
     pub engine: Option<EngineSettings>,
+    /// The liveness probe of its containers, where one is known.
+    pub liveness: Option<ProbeSpec>,
 }
 
 /// Limits of the node.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::accounts::Accounts;
 use super::look::{Known, away_since, doing, look};
 use super::loops::{Loop, Stall};
+use super::risk;
 use super::sentinel::Sentinel;
 use crate::pipeline::classify::{Doing, Shares, ThreadFacts, classify, is_clear};
 use crate::pipeline::event::Beat;
@@ -319,6 +320,7 @@ impl Sentinel {
             return;
         };
         watched.closed = Some(stall.since);
+        let liveness = risk::at_the_end(watched, stall.since, at);
         let rescued = ended_by == EndedBy::Poll
             && stall.strikes.iter().any(|struck| {
                 struck
@@ -343,6 +345,7 @@ impl Sentinel {
             view,
             rescued,
             ended_by,
+            liveness,
         });
     }
 
@@ -401,6 +404,9 @@ impl Sentinel {
         if let Some(episode) = &watched.episode
             && let Some(next) = episode.next_look
         {
+            due = due.min(next);
+        }
+        if let Some(next) = Self::risk_due(watched, now) {
             due = due.min(next);
         }
         let outstanding =

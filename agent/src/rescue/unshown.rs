@@ -290,6 +290,7 @@ impl Sentinel {
                 view: view(incident, cause, wait.since, at),
                 rescued: false,
                 ended_by: how,
+                liveness: None,
             });
         }
     }

@@ -151,6 +151,7 @@ pub fn closed(info: &Arc<LoopInfo>) -> Notice {
         view,
         rescued: true,
         ended_by: EndedBy::Poll,
+        liveness: None,
     }
 }
 

@@ -71,6 +71,7 @@ pub fn closed(incident: IncidentId) -> Notice {
         view: view(incident, busy_of(incident)),
         rescued: false,
         ended_by: EndedBy::Poll,
+        liveness: None,
     }
 }
 

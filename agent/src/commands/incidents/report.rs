@@ -7,6 +7,7 @@ use super::questions::questions;
 use super::render::Block;
 use super::why::{teller, why};
 use super::words::{Style, clean, doing, frame, outcome, process, span};
+use crate::pipeline::liveness::Outlook;
 use crate::pipeline::record::{Action, InForce, IncidentRecord, What};
 use crate::pipeline::stamp::Stamp;
 use crate::pipeline::{ChildCause, EndedBy, Mode};
@@ -201,6 +202,34 @@ fn acted(action: &Action, style: Style) -> String {
     }
 }
 
+/// What the end of the incident says of liveness probes.
+fn probes(liveness: Option<Outlook>) -> String {
+    let Some(outlook) = liveness else {
+        return "No liveness probe is known to have failed: the blocking was shorter than its time-out, or no probe is configured \
+                (`targets[].liveness`)."
+            .to_owned();
+    };
+    let mut text = format!(
+        "Liveness probes that are certain to have failed in a row: {}.",
+        outlook.failed_probes
+    );
+    match outlook.to_decision {
+        Some(left) if left.is_zero() => {
+            text += " The kubelet's decision to kill the container was due.";
+        }
+        Some(left) => {
+            let _ = write!(
+                text,
+                " The kubelet would have decided to kill the container {} later, give or take {}.",
+                span(left),
+                span(outlook.uncertainty.unwrap_or_default())
+            );
+        }
+        None => {}
+    }
+    text
+}
+
 fn impact(record: &IncidentRecord, unfinished: bool, style: Style) -> Vec<String> {
     let end = match record.outcome {
         Some(end) => format!("until {}", &end.time.to_string()[11..23]),
@@ -213,7 +242,7 @@ fn impact(record: &IncidentRecord, unfinished: bool, style: Style) -> Vec<String
             length(record),
             &record.began.to_string()[11..23]
         ),
-        "Which liveness probes failed is not known: this version does not record them.".to_owned(),
+        probes(record.outcome.and_then(|end| end.liveness)),
     ];
     if record.who.tid.0 != record.who.pid.0 {
         let thread = record.who.tid;

@@ -6,6 +6,7 @@ use crate::commands::incidents::render::{markdown, text};
 use crate::pipeline::cause::Signalled;
 use crate::pipeline::collect::{Collector, Step};
 use crate::pipeline::evidence::{ChildDetail, Details, Missing, SocketDetail, Stack, StackKind};
+use crate::pipeline::liveness::Outlook;
 use crate::pipeline::record::{EngineInForce, InForce};
 use crate::pipeline::stamp::{Stamp, Tied};
 use crate::pipeline::{
@@ -90,6 +91,7 @@ fn record(name: &str, missing: &[(&str, &str)]) -> IncidentRecord {
             view: view(502, evidence),
             rescued: true,
             ended_by: EndedBy::Poll,
+            liveness: None,
         },
     ];
     let clock = Tied {
@@ -175,6 +177,39 @@ fn a_post_mortem_tells_what_an_expert_would_ask() {
         "## Open questions\n\n- No `holder`: `nothing holds it`.\n",
     ] {
         assert!(written.contains(part), "{part}\nis not in\n{written}");
+    }
+}
+
+#[test]
+fn the_impact_tells_what_is_known_of_liveness_probes() {
+    let mut record = record("query-engine", &[]);
+    let written = post_mortem(&record);
+    assert!(
+        written.contains("No liveness probe is known to have failed"),
+        "{written}"
+    );
+    for (left, said) in [
+        (
+            7500,
+            "in a row: 2. The kubelet would have decided to kill the container 7.50 s later, give or take 5.00 s.",
+        ),
+        (
+            0,
+            "in a row: 2. The kubelet's decision to kill the container was due.",
+        ),
+    ] {
+        record.outcome.as_mut().unwrap().liveness = Some(Outlook {
+            failed_probes: 2,
+            to_decision: Some(Duration::from_millis(left)),
+            to_sigkill: None,
+            uncertainty: Some(Duration::from_secs(5)),
+            probes_seen: false,
+        });
+        let line = serde_json::to_string(&record).unwrap();
+        let read: IncidentRecord = serde_json::from_str(&line).unwrap();
+        assert_eq!(read, record, "as the journal keeps it");
+        let written = post_mortem(&read);
+        assert!(written.contains(said), "{written}");
     }
 }
 

@@ -203,6 +203,7 @@ mod tests {
             view,
             rescued: false,
             ended_by: EndedBy::Poll,
+            liveness: None,
         };
         let Step::Closed(record) = collector.take(&closed, clock, |_| InForce::default()) else {
             panic!("the incident is over");

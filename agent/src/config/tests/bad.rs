@@ -233,7 +233,7 @@ const TABLE: &[(&str, &str)] = &[
     ),
     (
         "targets: [ { preset: litellm, liveness: { period: 10s } } ]\n",
-        "f.yaml:1:31: targets[0].liveness: not supported by this version; remove the key",
+        "f.yaml:1:41: targets[0].liveness: half a probe; add all of period, timeout, failures",
     ),
     (
         "targets: [ { name: a, match: { kubernetes: { namespace: x } } } ]\n",

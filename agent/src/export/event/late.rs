@@ -74,6 +74,7 @@ fn notices(record: &IncidentRecord) -> Vec<(Stamp, Notice)> {
         view,
         rescued: end.rescued,
         ended_by: end.ended_by,
+        liveness: end.liveness,
     };
     notices.push((end.time, closed));
     notices

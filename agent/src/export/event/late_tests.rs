@@ -90,6 +90,7 @@ fn told() -> (Vec<Notice>, IncidentRecord) {
             view: view(0, 600_001),
             rescued: true,
             ended_by: EndedBy::Poll,
+            liveness: None,
         },
     ];
     let clock = Tied {

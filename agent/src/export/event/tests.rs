@@ -131,6 +131,7 @@ fn an_end_tells_how() {
         view: view(),
         rescued: true,
         ended_by: EndedBy::Poll,
+        liveness: None,
     };
     let record = record(&closed, NOW).unwrap();
     assert_eq!(
@@ -210,4 +211,42 @@ fn no_credential_gets_out() {
     ] {
         assert_eq!(without_credentials(text), expected);
     }
+}
+
+#[test]
+fn a_change_of_the_risk_is_an_event_and_its_going_on_is_not() {
+    let notice = |changed| Notice::Risk {
+        info: info(),
+        risk: RiskView {
+            at: Mono(NOW.mono.0),
+            level: Level::Imminent,
+            changed,
+            outlook: Outlook {
+                failed_probes: 1,
+                to_decision: Some(Duration::from_millis(9500)),
+                to_sigkill: Some(Duration::from_millis(39_500)),
+                uncertainty: Some(Duration::from_secs(5)),
+                probes_seen: false,
+            },
+        },
+    };
+    assert_eq!(record(&notice(false), NOW), None);
+    let told = record(&notice(true), NOW).unwrap();
+    assert_eq!(told.event_name, "loopwarden.liveness_risk");
+    assert_eq!(told.severity_text, "ERROR");
+    for (key, expected) in [
+        ("level", "imminent"),
+        ("loopwarden.liveness.failed_probes", "1"),
+        ("loopwarden.liveness.time_to_sigterm", "9.5"),
+        ("loopwarden.liveness.time_to_sigkill", "39.5"),
+        ("loopwarden.liveness.uncertainty", "5"),
+        ("loopwarden.liveness.probes_seen", "false"),
+    ] {
+        assert_eq!(value(&told, key).as_deref(), Some(expected), "{key}");
+    }
+    let body = format!("{:?}", told.body);
+    assert!(
+        body.contains("decides to kill in 9.5 s (+/- 5.0 s)"),
+        "{body}"
+    );
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{SETTLES, fold};
 use crate::export::metric::Metric;
 use crate::export::registry::{AttributeValue, Attributes, GroupId, Now, Registry, text, word};
+use crate::pipeline::liveness::{Level, RiskView};
 use crate::pipeline::{CauseKind, LoopId, LoopInfo, LoopTotals, Mono, PidKey};
 
 /// A process as its series name it: after an exec the same id is another program.
@@ -33,6 +34,8 @@ pub(super) struct Loop {
     /// Since when the source does not name it any more.
     pub(super) missing: Option<Mono>,
     pub(super) stall: Option<Stall>,
+    /// What was last told of its liveness probe.
+    pub(super) risk: Option<RiskView>,
 }
 
 #[derive(Debug)]
@@ -114,6 +117,39 @@ pub(super) fn show(registry: &mut Registry, process: &Process, now: Now) {
             now,
         );
     }
+    show_risk(registry, process, now);
+}
+
+/// Writes what is known of liveness probes: the worst of the loops of the process.
+fn show_risk(registry: &mut Registry, process: &Process, now: Now) {
+    let Some(group) = process.group else { return };
+    let told = || {
+        process
+            .loops
+            .values()
+            .filter(|l| !l.ended)
+            .filter_map(|l| l.risk.as_ref())
+    };
+    let Some(worst) = told().map(|risk| risk.level).max() else {
+        return;
+    };
+    for level in Level::ALL {
+        let own = vec![word("level", level.name())];
+        let is = f64::from(u8::from(level == worst));
+        registry.set(group, Metric::LivenessRisk, own, is, now);
+    }
+    let failed = told().map(|risk| risk.outlook.failed_probes).max();
+    let failed = f64::from(failed.unwrap_or(0));
+    registry.set(group, Metric::LivenessFailed, vec![], failed, now);
+    let mut countdown = |metric: Metric, span: fn(&RiskView) -> Option<Duration>| {
+        let left = |risk: &RiskView| Some(span(risk)?.saturating_sub(now.mono.since(risk.at)));
+        match told().filter_map(left).min() {
+            Some(left) => registry.set(group, metric, vec![], left.as_secs_f64(), now),
+            None => registry.absent(group, metric, &vec![]),
+        }
+    };
+    countdown(Metric::LivenessSigterm, |risk| risk.outlook.to_decision);
+    countdown(Metric::LivenessSigkill, |risk| risk.outlook.to_sigkill);
 }
 
 pub(super) fn key_of(info: &LoopInfo) -> ProcessKey {

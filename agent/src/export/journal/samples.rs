@@ -21,6 +21,7 @@ pub(super) fn record(incident: u128, busy: Duration, line: u32) -> IncidentRecor
         busy,
         rescued: false,
         ended_by: EndedBy::Poll,
+        liveness: None,
     };
     let cause = Cause {
         kind: CauseKind::Sleep,

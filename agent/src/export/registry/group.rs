@@ -50,7 +50,8 @@ impl Group {
             return;
         }
         for ((metric, own), series) in &self.series {
-            if self.ended.is_none() || metric.instrument().kind != Kind::Gauge {
+            let is_over = self.ended.is_some() && metric.instrument().kind == Kind::Gauge;
+            if !is_over && !series.is_absent() {
                 families.add(*metric, series.point(&self.base, own, now.unix_ns));
             }
         }
@@ -65,7 +66,7 @@ impl Group {
         }
         for ((metric, own), series) in &mut self.series {
             let gauge = metric.instrument().kind == Kind::Gauge;
-            if end && gauge {
+            if end && gauge || (last_values && gauge && series.is_absent()) {
                 continue;
             }
             if end || (last_values && gauge) {

@@ -55,6 +55,8 @@ pub(super) struct Series {
     known: bool,
     /// It differs from what was pushed last.
     changed: bool,
+    /// There is no value now.
+    absent: bool,
 }
 
 #[derive(Debug)]
@@ -84,7 +86,18 @@ impl Series {
             value,
             known: false,
             changed: true,
+            absent: false,
         }
+    }
+
+    /// A gauge that has no value for now: its readers are told once.
+    pub(super) fn absent(&mut self) {
+        self.changed |= !self.absent;
+        self.absent = true;
+    }
+
+    pub(super) fn is_absent(&self) -> bool {
+        self.absent
     }
 
     pub(super) fn add(&mut self, more: f64) {
@@ -107,10 +120,11 @@ impl Series {
 
     pub(super) fn set(&mut self, to: f64) {
         if let Value::Gauge(value) = &mut self.value
-            && to.total_cmp(value).is_ne()
+            && (to.total_cmp(value).is_ne() || self.absent)
         {
             *value = to;
             self.changed = true;
+            self.absent = false;
         }
     }
 
@@ -176,6 +190,11 @@ impl Series {
         own: &Attributes,
         time_ns: u64,
     ) -> Vec<Point> {
+        if self.absent {
+            let news = self.changed && self.known;
+            self.changed = false;
+            return Vec::from_iter(news.then(|| self.end(base, own, time_ns)));
+        }
         let now = self.point(base, own, time_ns);
         let zero = match &self.value {
             Value::Counter(total) if *total > 0.0 => Some(Reading::Number(0.0)),

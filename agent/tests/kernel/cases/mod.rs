@@ -10,6 +10,7 @@ mod held;
 mod identity;
 mod javascript;
 mod late;
+mod liveness;
 mod machine;
 mod recognition;
 mod refusals;
@@ -53,6 +54,7 @@ pub(crate) fn all() -> Vec<Case> {
         identity::cases(),
         javascript::cases(),
         late::cases(),
+        liveness::cases(),
         machine::cases(),
         recognition::cases(),
         refusals::cases(),

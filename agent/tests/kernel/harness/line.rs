@@ -10,7 +10,7 @@ pub(crate) struct Line(Value);
 /// Fields of every line.
 const HEAD: [&str; 5] = ["type", "time", "mono_ns", "pid", "tid"];
 /// Fields that a line of a type has, and those it may have, after those of every line.
-const FIELDS: [(&str, &[&str], &[&str]); 8] = [
+const FIELDS: [(&str, &[&str], &[&str]); 9] = [
     ("loop", &["exe", "poller", "plan"], &[]),
     (
         "stall_opened",
@@ -39,6 +39,16 @@ const FIELDS: [(&str, &[&str], &[&str]); 8] = [
             "incident", "child", "signal", "mode", "busy_ms", "outcome", "grace_ms",
         ],
         &["exe", "refused_by", "detail"],
+    ),
+    (
+        "risk",
+        &["level", "failed_probes", "probes_seen"],
+        &[
+            "seconds_to_decision",
+            "seconds_to_sigterm",
+            "seconds_to_sigkill",
+            "uncertainty_s",
+        ],
     ),
     ("lost", &["what", "count"], &[]),
     (

@@ -1,0 +1,55 @@
+//! The risk that the kubelet kills a loop's container: looked at when it can have changed, told when it has.
+
+use super::look::away_since;
+use super::loops::Loop;
+use super::sentinel::Sentinel;
+use crate::pipeline::liveness::{Follower, Outlook};
+use crate::pipeline::{Mono, Notice, Tid};
+
+impl Sentinel {
+    /// Brings the forecast of a loop up to date, and tells what there is to tell.
+    pub(super) fn follow_risk(&mut self, tid: Tid, now: Mono) {
+        let Some(watched) = self.loops.get_mut(&tid) else {
+            return;
+        };
+        let Some(info) = watched.info.clone() else {
+            return;
+        };
+        let target = self.settings.targets.get(watched.target);
+        let spec = target.and_then(|target| target.liveness);
+        if watched.liveness.as_ref().map(Follower::spec) != spec.as_ref() {
+            // Another configuration: what was told of the old probe is over.
+            let before = watched.liveness.take();
+            watched.liveness = spec.map(Follower::new);
+            if let Some(risk) = before.and_then(|mut before| before.over(now)) {
+                self.tell(Notice::Risk { info, risk });
+                return;
+            }
+        }
+        let away = away(watched, now);
+        let told = watched
+            .liveness
+            .as_mut()
+            .and_then(|liveness| liveness.look(now, away));
+        if let Some(risk) = told {
+            self.tell(Notice::Risk { info, risk });
+        }
+    }
+
+    /// When the risk of a loop is to be looked at again.
+    pub(super) fn risk_due(watched: &Loop, now: Mono) -> Option<Mono> {
+        let liveness = watched.liveness.as_ref()?;
+        liveness.due(away(watched, now))
+    }
+}
+
+/// A stall is over: what its end says of the probe.
+pub(super) fn at_the_end(watched: &mut Loop, since: Mono, at: Mono) -> Option<Outlook> {
+    watched.liveness.as_mut()?.back(since, at)
+}
+
+fn away(watched: &Loop, now: Mono) -> Option<Mono> {
+    let open = watched.stall.as_ref().map(|stall| stall.since);
+    let reading = watched.last.as_ref();
+    open.or_else(|| away_since(watched, reading?, now))
+}
