@@ -116,6 +116,10 @@ pub struct LoopRecord {
     pub wait_start: u64,
     /// Entry of the wait call it is in, 0 if it is between calls.
     pub wait_call: u64,
+    /// Entry of the episode's last wait call.
+    pub wait_last: u64,
+    /// Longest time between two entries of the episode.
+    pub wait_gap: u64,
     /// Wait calls of the episode.
     pub wait_calls: u32,
     /// `P_*` of waitid, or for wait4 what its pid argument means.
@@ -219,7 +223,7 @@ pub const fn bucket_bound(index: usize) -> u64 {
 
 const _: () = assert!(size_of::<TaskEntry>() == 16);
 const _: () = assert!(size_of::<ThreadEntry>() == 8);
-const _: () = assert!(size_of::<LoopRecord>() == 688);
+const _: () = assert!(size_of::<LoopRecord>() == 704);
 const _: () = assert!(align_of::<LoopRecord>() == 8);
 
 #[cfg(test)]

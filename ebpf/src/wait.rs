@@ -73,11 +73,18 @@ pub fn enter(caller: Caller, wanted: Wanted) {
             end_episode(caller, slot, record, WAIT_END_OTHER, 0);
         }
         record.wait_start = now;
+        record.wait_gap = 0;
         record.wait_calls = 0;
         record.wait_announced = 0;
         record.wait_which = wanted.which;
         record.wait_id = wanted.id;
+    } else {
+        let gap = now.wrapping_sub(record.wait_last);
+        if gap > record.wait_gap {
+            record.wait_gap = gap;
+        }
     }
+    record.wait_last = now;
     record.wait_calls = record.wait_calls.wrapping_add(1);
     record.wait_options = wanted.options;
     record.wait_info = wanted.info;
@@ -126,11 +133,15 @@ fn reaped(record: &LoopRecord, result: i64) -> bool {
     if result > 0 {
         return true;
     }
-    if result != 0 || record.wait_info == 0 {
+    if result != 0 || record.wait_waitid == 0 {
         return false;
     }
-    record.wait_options & WNOHANG == 0
-        || user::<i32>(record.wait_info.wrapping_add(SI_PID)).unwrap_or(0) != 0
+    if record.wait_options & WNOHANG == 0 {
+        return true;
+    }
+    // Where it wants no details (no place for them), nobody can tell.
+    record.wait_info != 0
+        && user::<i32>(record.wait_info.wrapping_add(SI_PID)).unwrap_or(0) != 0
 }
 
 #[inline(always)]

@@ -322,6 +322,8 @@ fn initial_record(adoption: &Adoption) -> LoopRecord {
         nested_first: 0,
         wait_start: 0,
         wait_call: 0,
+        wait_last: 0,
+        wait_gap: 0,
         wait_calls: 0,
         wait_which: 0,
         wait_id: 0,
@@ -343,6 +345,7 @@ fn initial_record(adoption: &Adoption) -> LoopRecord {
         let (which, id) = convert::wait_key(wait.awaited);
         record.wait_start = wait.start.0;
         record.wait_call = wait.call.map_or(0, |at| at.0);
+        record.wait_last = wait.last.0;
         record.wait_calls = wait.calls;
         record.wait_which = which;
         record.wait_id = id;

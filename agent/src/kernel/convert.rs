@@ -166,6 +166,8 @@ pub fn reading(record: &LoopRecord) -> Reading {
         .map(|awaited| WaitReading {
             start: Mono(record.wait_start),
             call: (record.wait_call != 0).then_some(Mono(record.wait_call)),
+            last: Mono(record.wait_last),
+            gap: Duration::from_nanos(record.wait_gap),
             calls: record.wait_calls,
             awaited,
             options: WaitOptions {

@@ -244,6 +244,8 @@ impl Sampled {
                         Some(WaitReading {
                             start,
                             call: Some(now),
+                            last: now,
+                            gap: std::time::Duration::ZERO,
                             calls: 1,
                             awaited,
                             options,

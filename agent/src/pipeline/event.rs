@@ -1,5 +1,7 @@
 //! What the kernel half reports and what its records show, in the pipeline's own terms.
 
+use std::time::Duration;
+
 use super::ids::{Mono, Pid, Tid};
 
 /// Kind of a poll call.
@@ -199,12 +201,43 @@ pub struct WaitReading {
     pub start: Mono,
     /// Entry of the call the thread is in, if it is in one.
     pub call: Option<Mono>,
+    /// Entry of the last call.
+    pub last: Mono,
+    /// Longest time between two entries so far.
+    pub gap: Duration,
     /// How many calls.
     pub calls: u32,
     /// For what.
     pub awaited: Awaited,
     /// How.
     pub options: WaitOptions,
+}
+
+/// Looks with WNOHANG that are further apart are no wait.
+const NAPS_ARE_SHORTER: Duration = Duration::from_secs(1);
+/// A thread that looks as often as it can may be kept from it for that long.
+const LOOKS_ARE_RARER: Duration = Duration::from_millis(10);
+
+impl WaitReading {
+    /// The thread is in a call that blocks.
+    #[must_use]
+    pub fn blocks(&self) -> bool {
+        self.call.is_some() && !self.options.polls()
+    }
+
+    /// The thread looks again and again without blocking, and is not late for its next look: it naps for as long as before,
+    /// or up to twice as long. One that has left the wait for something else looks the same for that long.
+    #[must_use]
+    pub fn looks_again(&self, now: Mono) -> bool {
+        let naps = (self.gap * 2).clamp(LOOKS_ARE_RARER, NAPS_ARE_SHORTER);
+        self.options.polls() && self.calls > 1 && now.since(self.last) <= naps
+    }
+
+    /// It looks as often as it can, without naps.
+    #[must_use]
+    pub fn never_naps(&self) -> bool {
+        self.gap <= LOOKS_ARE_RARER
+    }
 }
 
 /// A poll of something else within an iteration.

@@ -16,6 +16,9 @@ pub const ENDING: Duration = Duration::from_secs(30);
 /// How often a refusal that can heal is looked at again.
 const AGAIN: Duration = Duration::from_millis(50);
 
+/// How often a thread that has left a wait is looked at again.
+const BACK_IN_IT: Duration = Duration::from_millis(20);
+
 /// How long the reader of procfs gets, past the grace, before what it has not read counts as not shown.
 const READING: Duration = Duration::from_secs(1);
 /// How often its answer is looked for.
@@ -115,6 +118,8 @@ pub struct WaitFacts {
     pub awaited: Awaited,
     /// How.
     pub options: WaitOptions,
+    /// The thread is in the wait at this moment, and not only before in the same iteration.
+    pub waits: bool,
     /// The child behind an awaited pidfd.
     pub pidfd_child: Option<Pid>,
     /// The loop's own process group, as its process numbers it.
@@ -230,6 +235,10 @@ pub fn decide(facts: &WaitFacts, rules: &EngineRules, now: Mono) -> Decision {
             }
             _ => Decision::Later(due),
         };
+    }
+    if !facts.waits {
+        // It may come back to it: a signal interrupted the call. It may also never: then there is nothing to end.
+        return Decision::Later(now.plus(BACK_IN_IT));
     }
     if now < due.plus(READING) && is_unread(&chosen) {
         return Decision::Later(now.plus(READ_AGAIN));

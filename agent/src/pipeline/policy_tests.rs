@@ -36,6 +36,7 @@ fn wedged() -> WaitFacts {
         older_than_agent: false,
         awaited: Awaited::Process(7),
         options: WaitOptions::default(),
+        waits: true,
         pidfd_child: None,
         own_group: Some(3),
         loop_thread: true,
@@ -572,4 +573,17 @@ fn the_cause_of_an_action_is_the_child_that_was_decided_about() {
     assert_eq!(cause.told_to_end_ms_ago, Some(510.0));
     let nobody = with(|facts| facts.awaited = Awaited::Process(9));
     assert_eq!(awaited_cause(&nobody, at(1500)), None);
+}
+
+#[test]
+fn a_thread_that_has_left_the_wait_is_not_acted_for() {
+    let left = with(|facts| facts.waits = false);
+    let rules = EngineRules::default();
+    assert_eq!(decide(&left, &rules, at(1100)), Decision::Later(at(1500)));
+    // Due, and looked at again and again: an interrupted call may be entered again.
+    assert_eq!(decide(&left, &rules, at(1600)), Decision::Later(at(1620)));
+    assert!(matches!(
+        decide(&wedged(), &rules, at(1600)),
+        Decision::Strike { .. }
+    ));
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 use nix::time::{clock_getcpuclockid, clock_gettime};
 
 use crate::pipeline::classify::Scheduled;
-use crate::pipeline::event::Reading;
 use crate::pipeline::{LoopId, Mono, Pid};
 use crate::target::cgroup::Throttling;
 
@@ -22,7 +21,6 @@ pub(super) struct Accounts {
     throttling: Option<Throttling>,
     idle_ns: Option<u64>,
     process_ns: Option<u64>,
-    calls: Option<Calls>,
 }
 
 /// `/proc/PID/task/TID/schedstat`.
@@ -31,15 +29,6 @@ struct Schedule {
     run_ns: u64,
     wait_ns: u64,
     slices: u64,
-}
-
-/// How far a wait episode of several calls has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Calls {
-    start: Mono,
-    count: u32,
-    /// When the count was last seen to have changed.
-    changed: Mono,
 }
 
 /// What is asked of the accounts of one moment: each has its price.
@@ -53,13 +42,7 @@ pub(super) struct Wanted {
 }
 
 impl Accounts {
-    pub(super) fn read(
-        id: LoopId,
-        reading: &Reading,
-        before: Option<&Accounts>,
-        wanted: Wanted,
-        at: Mono,
-    ) -> Self {
+    pub(super) fn read(id: LoopId, wanted: Wanted, at: Mono) -> Self {
         Self {
             at,
             schedule: schedule(id),
@@ -69,16 +52,6 @@ impl Accounts {
             throttling: wanted.throttling,
             idle_ns: wanted.running.then(idle_ns).flatten(),
             process_ns: wanted.others.then(|| process_ns(id.process.pid)).flatten(),
-            calls: reading.wait.map(|wait| {
-                let known = before
-                    .and_then(|before| before.calls)
-                    .filter(|known| known.start == wait.start && known.count == wait.calls);
-                Calls {
-                    start: wait.start,
-                    count: wait.calls,
-                    changed: known.map_or(at, |known| known.changed),
-                }
-            }),
         }
     }
 
@@ -92,7 +65,6 @@ impl Accounts {
             throttling: None,
             idle_ns: None,
             process_ns: None,
-            calls: None,
             ..*before
         };
         last.since(before)
@@ -101,11 +73,6 @@ impl Accounts {
     /// Its cgroup's accounts are others from now on: they do not continue those before.
     pub(super) fn forget_throttling(&mut self) {
         self.throttling = None;
-    }
-
-    /// How long ago the count of wait calls last changed.
-    pub(super) fn quiet(&self, at: Mono) -> Option<Duration> {
-        self.calls.map(|calls| at.since(calls.changed))
     }
 
     /// The time since `before`. Notes what it shows ahead of the kernel's own accounts.
@@ -195,7 +162,6 @@ mod tests {
             throttling: None,
             idle_ns: None,
             process_ns: None,
-            calls: None,
         }
     }
 

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use super::look::waits_now;
 use super::loops::{Loop, Struck, Wanted};
 use super::sentinel::Sentinel;
 use crate::action::{Child, strike};
+use crate::kernel::clock;
 use crate::pipeline::event::Awaited;
 use crate::pipeline::policy::{Condition, WaitFacts};
 use crate::pipeline::{
@@ -108,10 +110,15 @@ impl Sentinel {
             ..
         } = self;
         strike(child, signal, || {
-            let still = sensor.read(tid).as_ref().and_then(Loop::wanted);
+            let reading = sensor.read(tid);
+            let still = reading.as_ref().and_then(Loop::wanted);
             let Some((_, wanted)) = still.filter(|(now, _)| *now == start) else {
                 return Err(Refusal::WaitOver);
             };
+            // The same episode, and the thread in it: it may have given up and be stuck on something else.
+            if !reading.is_some_and(|reading| waits_now(id, &reading, clock::now())) {
+                return Err(Refusal::WaitOver);
+            }
             // A child that has ended and is not reaped yet ends this wait by itself: the one left alive is not to blame.
             let group = match wanted {
                 Wanted::Wait(Awaited::Any, _) => Some(None),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::look::waits_now;
 use super::loops::{Episode, Loop, Wanted};
 use super::sentinel::Sentinel;
 use crate::pipeline::event::Awaited;
@@ -67,6 +68,10 @@ impl Sentinel {
             older_than_agent: episode.older_than_agent,
             awaited,
             options,
+            waits: watched
+                .last
+                .as_ref()
+                .is_some_and(|reading| waits_now(id, reading, now)),
             pidfd_child: episode.pidfd_child,
             own_group: loop_status
                 .ok()

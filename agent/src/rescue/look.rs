@@ -1,7 +1,5 @@
 //! A quick look at a stalled thread: files of procfs that never block on the process's memory or file systems.
 
-use std::time::Duration;
-
 use super::accounts::{Accounts, Wanted};
 use super::loops::Loop;
 use crate::kernel::syscalls;
@@ -13,9 +11,6 @@ use crate::pipeline::interpreter::Word;
 use crate::pipeline::{ChildCause, LoopId, Mono, Pid};
 use crate::proc;
 use crate::target::cgroup::CpuStat;
-
-/// A wait that looks again and again with WNOHANG, and has not for this long, is over.
-const NAPS_ARE_SHORTER: Duration = Duration::from_secs(1);
 
 /// What is known of a loop beside what procfs shows.
 pub(super) struct Known<'a> {
@@ -56,13 +51,12 @@ pub(super) fn look(
             .and_then(CpuStat::throttling),
         others,
     };
-    let mut accounts = Accounts::read(id, reading, before, wanted, now);
+    let mut accounts = Accounts::read(id, wanted, now);
     let scheduled = before.and_then(|before| accounts.since(before));
     let computes = scheduled.is_some_and(|times| times.run_ns > times.window_ns / 2);
-    let quiet = accounts.quiet(now).unwrap_or_default();
     let facts = ThreadFacts {
         state,
-        waits: still_waits(reading, &doing, quiet, computes) || polls_pidfd(reading, &known),
+        waits: still_waits(reading, &doing, now, computes) || polls_pidfd(reading, &known),
         doing,
         kernel_function,
         child: known.child,
@@ -90,26 +84,38 @@ pub(super) fn waits(reading: &Reading) -> bool {
         .is_some_and(|wait| wait.calls > 1 || (wait.call.is_some() && !wait.options.polls()))
 }
 
-/// The same, and several looks that are long over are no wait either.
-fn still_waits(reading: &Reading, doing: &Doing, quiet: Duration, computes: bool) -> bool {
+/// Whether a thread waits for children right now, and not only before in the same iteration: what a signal needs.
+pub(super) fn waits_now(id: LoopId, reading: &Reading, now: Mono) -> bool {
+    let Some(wait) = reading.wait else {
+        // In a poll of a pidfd, or else there would be no episode.
+        return reading.nested.is_some();
+    };
+    // Only between looks does it take procfs to tell.
+    wait.blocks() || (wait.looks_again(now) && is_between_looks(&doing(id, reading, None)))
+}
+
+/// The same as a cause tells it.
+fn still_waits(reading: &Reading, doing: &Doing, now: Mono, computes: bool) -> bool {
     let Some(wait) = reading.wait.filter(|_| waits(reading)) else {
         return false;
     };
-    if wait.call.is_some() && !wait.options.polls() {
+    if wait.blocks() {
         return true;
     }
-    if quiet > NAPS_ARE_SHORTER {
-        return false;
-    }
+    // A thread that computes and looks now and then does not wait.
+    let busy = *doing == Doing::Running && computes && !wait.never_naps();
+    wait.looks_again(now) && is_between_looks(doing) && !busy
+}
+
+/// Whether a thread that looks without blocking may be about to look again.
+fn is_between_looks(doing: &Doing) -> bool {
     match doing {
-        // It may look as often as it can; but a thread that computes and has stopped looking does not wait.
-        Doing::Running => quiet.is_zero() || !computes,
         Doing::Call { name, fd, .. } => {
             name.contains("nanosleep")
                 || name.starts_with("wait")
                 || (fd.is_none() && (name.contains("select") || name.contains("poll")))
         }
-        Doing::Elsewhere | Doing::Unreadable => true,
+        Doing::Running | Doing::Elsewhere | Doing::Unreadable => true,
     }
 }
 
@@ -193,14 +199,20 @@ mod tests {
     use super::*;
     use crate::pipeline::event::{Awaited, WaitOptions, WaitReading};
 
-    fn reading(calls: u32, in_call: bool, bits: u32) -> Reading {
+    const NOW: Mono = Mono(10_000_000_000);
+
+    /// `calls` looks so far, the last one `ago_ms` before now and at most `gap_ms` between two of them.
+    fn reading(calls: u32, in_call: bool, bits: u32, (gap_ms, ago_ms): (u64, u64)) -> Reading {
+        let last = Mono(NOW.0 - ago_ms * 1_000_000);
         Reading {
             beat: Beat::Busy { since: Mono(1) },
             syscall: 0,
             iterations: 0,
             wait: Some(WaitReading {
                 start: Mono(2),
-                call: in_call.then_some(Mono(3)),
+                call: in_call.then_some(last),
+                last,
+                gap: std::time::Duration::from_millis(gap_ms),
                 calls,
                 awaited: Awaited::Any,
                 options: WaitOptions {
@@ -224,43 +236,36 @@ mod tests {
 
     #[test]
     fn naps_between_looks_are_a_wait_and_what_comes_after_is_not() {
-        let ms = Duration::from_millis;
+        let nap = || call("clock_nanosleep", None);
         let table = [
-            (reading(1, true, 0), call("wait4", None), ms(5000), true),
+            (reading(1, true, 0, (0, 5000)), call("wait4", None), true),
+            // Interrupted, and not entered again.
+            (reading(1, false, 0, (0, 1)), nap(), false),
+            // One look is no wait.
+            (reading(1, false, 1, (0, 1)), nap(), false),
+            (reading(2, false, 1, (50, 60)), nap(), true),
+            (reading(9, false, 1, (50, 120)), nap(), false),
+            (reading(9, false, 1, (900, 990)), nap(), true),
+            (reading(9, false, 1, (900, 1500)), nap(), false),
+            (reading(2, false, 1, (50, 50)), call("select", None), true),
+            (reading(2, false, 1, (50, 50)), call("poll", Some(5)), false),
             (
-                reading(1, false, 1),
-                call("clock_nanosleep", None),
-                ms(0),
-                false,
-            ),
-            (
-                reading(2, false, 1),
-                call("clock_nanosleep", None),
-                ms(50),
-                true,
-            ),
-            (reading(2, false, 1), call("select", None), ms(50), true),
-            (reading(2, false, 1), call("poll", Some(5)), ms(50), false),
-            (
-                reading(2, false, 1),
+                reading(2, false, 1, (50, 1)),
                 call("recvfrom", Some(5)),
-                ms(0),
                 false,
             ),
-            (
-                reading(2, false, 1),
-                call("clock_nanosleep", None),
-                ms(1500),
-                false,
-            ),
-            (reading(900, false, 1), Doing::Running, ms(0), true),
-            (reading(2, false, 1), Doing::Running, ms(100), false),
+            // Two looks in a row, and then a long sleep.
+            (reading(2, false, 1, (0, 100)), nap(), false),
+            (reading(900, false, 1, (1, 2)), Doing::Running, true),
+            (reading(2, false, 1, (1, 100)), Doing::Running, false),
+            // It computes, and looks now and then.
+            (reading(9, false, 1, (200, 100)), Doing::Running, false),
         ];
-        for (reading, doing, quiet, expected) in table {
+        for (reading, doing, expected) in table {
             assert_eq!(
-                still_waits(&reading, &doing, quiet, doing == Doing::Running),
+                still_waits(&reading, &doing, NOW, doing == Doing::Running),
                 expected,
-                "{:?} {doing:?} {quiet:?}",
+                "{:?} {doing:?}",
                 reading.wait
             );
         }

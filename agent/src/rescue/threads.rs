@@ -53,6 +53,8 @@ impl Sentinel {
                 Found::Waiting(awaited, options) => Some(WaitReading {
                     start: now,
                     call: Some(now),
+                    last: now,
+                    gap: Duration::ZERO,
                     calls: 1,
                     awaited,
                     options,
@@ -181,6 +183,8 @@ impl Sentinel {
                     WaitReading {
                         start: now,
                         call: Some(now),
+                        last: now,
+                        gap: Duration::ZERO,
                         calls: 1,
                         awaited,
                         options,

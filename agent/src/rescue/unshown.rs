@@ -184,6 +184,7 @@ impl Sentinel {
             older_than_agent: wait.older_than_agent && all_older,
             awaited: wait.awaited,
             options: wait.options,
+            waits: true,
             pidfd_child: pidfd_child(pid, wait.awaited),
             own_group: proc::status(pid)
                 .ok()

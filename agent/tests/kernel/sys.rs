@@ -175,6 +175,28 @@ pub(crate) fn wait4(pid: i32, options: i32) -> io::Result<Waited> {
     }
 }
 
+/// Waits in `wait4` until [`WAKE`] comes; an error if the child ends first.
+pub(crate) fn wait4_until_woken(pid: i32) -> io::Result<()> {
+    be_wakeable()?;
+    let none = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: neither a status nor the usage is asked for.
+    let result = unsafe { libc::syscall(libc::SYS_wait4, pid, none, 0, none) };
+    match checked(result) {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+        Err(error) => Err(error),
+        Ok(_) => Err(io::Error::other("the child has ended")),
+    }
+}
+
+/// Reaps any child, and does not ask which.
+pub(crate) fn reap_any_unasked() -> io::Result<()> {
+    let none = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: no details are asked for.
+    let result =
+        unsafe { libc::syscall(libc::SYS_waitid, libc::P_ALL, 0, none, libc::WEXITED, none) };
+    checked(result).map(|_| ())
+}
+
 /// `waitid`, likewise.
 pub(crate) fn waitid(kind: libc::idtype_t, id: i32, options: i32) -> io::Result<Waited> {
     // SAFETY: an all-zero siginfo_t is valid; its fields are read only after the call filled them.
@@ -225,21 +247,26 @@ pub(crate) fn ignore(number: i32) -> io::Result<()> {
 /// What ends a [`nap`].
 pub(crate) const WAKE: i32 = libc::SIGUSR1;
 
-/// Sleeps until [`WAKE`] comes.
-pub(crate) fn nap() -> io::Result<()> {
+/// From now on [`WAKE`] interrupts calls, and does nothing else.
+pub(crate) fn be_wakeable() -> io::Result<()> {
     extern "C" fn awake(_: i32) {}
-    let hour = libc::timespec {
-        tv_sec: 3600,
-        tv_nsec: 0,
-    };
     let handler: extern "C" fn(i32) = awake;
-    // SAFETY: all-zero is a valid sigaction: no flags (so that the sleep is not begun again), an empty mask. The handler does nothing.
+    // SAFETY: all-zero is a valid sigaction: no flags (so that calls are not begun again), an empty mask. The handler does nothing.
     let set = unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = handler as libc::sighandler_t;
         libc::sigaction(WAKE, &raw const action, std::ptr::null_mut())
     };
-    checked(set.into())?;
+    checked(set.into()).map(|_| ())
+}
+
+/// Sleeps until [`WAKE`] comes.
+pub(crate) fn nap() -> io::Result<()> {
+    be_wakeable()?;
+    let hour = libc::timespec {
+        tv_sec: 3600,
+        tv_nsec: 0,
+    };
     // SAFETY: the time is a local, and how much was left is not asked for.
     let slept = unsafe { libc::nanosleep(&raw const hour, std::ptr::null_mut()) };
     match checked(slept.into()) {

@@ -113,6 +113,8 @@ impl ThreadFacts {
                 let same = name == other_name && fd == other_fd && descriptor == other_descriptor;
                 // The interpreter lock is taken in many short waits, on words that take turns.
                 let interpreters = [self.word, other.word] == [Word::InterpreterLock; 2];
+                // A nap between looks at a child is another thing than a sleep after them.
+                let same = same && self.waits == other.waits;
                 same && (name != "futex" || interpreters || args[0] == other_args[0])
             }
             (one, another) => one == another,

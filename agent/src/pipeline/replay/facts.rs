@@ -72,6 +72,7 @@ impl<'a> Timeline<'a> {
             older_than_agent: story.older_than_agent,
             awaited: story.awaited,
             options: look.options,
+            waits: !look.left,
             pidfd_child: story.pidfd_child,
             own_group: look.own_group,
             loop_thread: look.loop_thread,

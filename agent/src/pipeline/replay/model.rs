@@ -76,6 +76,7 @@ impl World {
             older_than_agent: self.older,
             awaited: Awaited::Process(7),
             options: WaitOptions::default(),
+            waits: true,
             pidfd_child: None,
             own_group: None,
             loop_thread: true,

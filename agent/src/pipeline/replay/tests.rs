@@ -82,6 +82,7 @@ fn look(asked: u64) -> Look {
         until_asked: Mono(asked * MS),
         unread: false,
         options: WaitOptions::default(),
+        left: false,
         own_group: None,
         loop_thread: true,
         loop_condition: Condition::Free,

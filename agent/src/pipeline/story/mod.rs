@@ -94,6 +94,9 @@ pub struct Look {
     pub unread: bool,
     /// How the thread waits.
     pub options: WaitOptions,
+    /// It had left the wait at this moment, for something else in the same iteration.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub left: bool,
     /// The loop's own process group, as its process numbers it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own_group: Option<i32>,

@@ -5,6 +5,7 @@ use libtest_mimic::Trial;
 
 mod causes;
 mod command;
+mod given_up;
 mod guards;
 mod held;
 mod identity;
@@ -49,6 +50,7 @@ pub(crate) fn all() -> Vec<Case> {
     let subjects = [
         causes::cases(),
         command::cases(),
+        given_up::cases(),
         guards::cases(),
         held::cases(),
         identity::cases(),

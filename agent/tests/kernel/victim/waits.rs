@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -37,6 +38,11 @@ pub(super) fn wait(way: &str, pid: i32, pidfd: Option<&OwnedFd>) -> Result<Waite
         "naps" => nap(pid, None),
         // Gives up after some looks and leaves the child unreaped.
         "naps_10" => nap(pid, Some(10)),
+        // What leaves the wait, and is stuck on something else until it is woken.
+        "naps_then_sleeps" => nap(pid, Some(4)).and_then(|_| sleeps()),
+        "looks_then_receives" => looks_then_receives(pid),
+        "interrupted_then_sleeps" => sys::wait4_until_woken(pid).and_then(|()| sleeps()),
+        "reaps_another_then_sleeps" => sys::reap_any_unasked().and_then(|()| sleeps()),
         // What ends here is not the child: no wait in the sense of the agent.
         "stopped_only" => sys::waitid(libc::P_PID, pid, libc::WSTOPPED),
         "leaves_zombie" => sys::waitid(libc::P_PID, pid, libc::WEXITED | libc::WNOWAIT),
@@ -58,6 +64,24 @@ fn nap(pid: i32, looks: Option<u32>) -> io::Result<Waited> {
             return Ok(waited);
         }
         std::thread::sleep(NAP);
+    }
+}
+
+fn sleeps() -> io::Result<Waited> {
+    sys::nap().map(|()| Waited::Nothing)
+}
+
+/// Two looks in a row, as `send_signal` and `poll` of Python's `Popen` make, and then the network.
+fn looks_then_receives(pid: i32) -> io::Result<Waited> {
+    sys::be_wakeable()?;
+    let (silent, _open) = UnixStream::pair()?;
+    for _ in 0..2 {
+        sys::wait4(pid, libc::WNOHANG)?;
+    }
+    match rustix::net::recv(&silent, &mut [0; 1], rustix::net::RecvFlags::empty()) {
+        Err(rustix::io::Errno::INTR) => Ok(Waited::Nothing),
+        Err(error) => Err(error.into()),
+        Ok(_) => Err(io::Error::other("nobody sends anything")),
     }
 }
 
