@@ -73,6 +73,14 @@ impl Candidate {
         let only = only.filter(|_| self.leads_from_birth && self.wedged);
         favourite.or(found).or(only)
     }
+
+    /// Whether it is one of the threads behind a poller that has turned out to be a pool's: it returns to it, or was found at it
+    /// and has not polled since.
+    #[must_use]
+    pub fn belongs_to(&self, pool: Poller) -> bool {
+        let not_since = self.pollers.is_empty() && self.found_in == Some(pool);
+        not_since || self.own() == Some(pool)
+    }
 }
 
 const fn needed(class: PollClass) -> u64 {
@@ -112,6 +120,23 @@ mod tests {
             wedged: true,
             ..candidate(pollers)
         }
+    }
+
+    #[test]
+    fn who_was_found_at_a_pool_s_poller_belongs_to_it_until_it_polls_elsewhere() {
+        let found = Candidate {
+            found_in: Some(EPOLL),
+            ..candidate(&[])
+        };
+        assert!(found.belongs_to(EPOLL), "settled or not");
+        assert!(!found.belongs_to(POLL));
+        let elsewhere = Candidate {
+            pollers: vec![(POLL, 9)],
+            ..found
+        };
+        assert!(!elsewhere.belongs_to(EPOLL));
+        assert!(candidate(&[(EPOLL, 2)]).belongs_to(EPOLL));
+        assert!(!candidate(&[(EPOLL, 1)]).belongs_to(EPOLL));
     }
 
     #[test]

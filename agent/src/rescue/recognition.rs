@@ -87,7 +87,7 @@ impl Sentinel {
                     .loops
                     .values()
                     .filter(|other| other.id.process.pid == pid)
-                    .filter(|other| Self::candidate_of(other).own() == Some(shared))
+                    .filter(|other| Self::candidate_of(other).belongs_to(shared))
                     .map(|other| other.id.tid)
                     .collect();
                 for thread in threads {

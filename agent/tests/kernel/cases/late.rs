@@ -19,6 +19,7 @@ pub(super) fn cases() -> Vec<Case> {
             two_steps(None)
         }),
         Case::new("late::stalled_and_not_shown_to_be_a_loop", not_shown),
+        Case::new("late::shown_to_be_no_loop_while_stalled", shown_late),
         Case::new("late::told_before_and_waited_for_after", told_before),
         Case::new(
             "late::told_before_and_the_signal_is_pending",
@@ -190,6 +191,35 @@ fn not_shown() -> Result<()> {
     ensure!(count("action") == 2, "said {} times", count("action"));
     ensure!(count("stall_closed") >= 2, "an incident has no end");
     was_sent(&lines, &[])
+}
+
+/// The same when the other thread shows itself only after the main one was taken for a loop: from then on it is none.
+fn shown_late() -> Result<()> {
+    let mut victim = Victim::start(&["loop", "epoll_wait"])?;
+    let pid = victim.pid;
+    let engine = victim.spawn("engine", "engine", ENGINE)?;
+    victim.tell_to_end("engine")?;
+    let gate = Gate::make()?;
+    let command = format!("poll-beside-after {}", gate.path());
+    victim.ask(&command, "there")?;
+    victim.wait_for("engine", "wait4")?;
+    alive::until_state(pid, 'S')?;
+    let mut scene = Scene::with(victim, &arguments())?;
+    let stall = scene.stall("child_wait")?;
+    gate.open()?;
+    let detached = scene.closed(&stall)?;
+    ensure!(detached.text("/ended_by") == "detached", "{detached}");
+    let refused = scene
+        .watch
+        .next("the refusal", |line| line.is("action", pid))?;
+    ensure!(
+        refused.text("/refused_by") == "not_loop_thread",
+        "{refused}"
+    );
+    alive::must_live("the engine", engine)?;
+    alive::signal(engine, libc::SIGKILL)?;
+    scene.victim.answer("waited")?;
+    scene.victim.quit()
 }
 
 /// Told before the agent came, and waited for after: nobody can know that, so nothing is done; but it is said.

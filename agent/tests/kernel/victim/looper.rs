@@ -211,6 +211,11 @@ impl Looper {
                 self.beside.take().context("no thread")?.send(())?;
                 answer("told");
             }
+            ["poll-beside-after", gate] => {
+                let epoll = self.epoll.as_ref().context("no epoll")?;
+                threads::poll_beside_after(epoll.clone(), (*gate).to_owned());
+                answer("there");
+            }
             ["poll-beside"] => {
                 let epoll = self.epoll.as_ref().context("no epoll")?;
                 threads::poll_beside(epoll.clone());

@@ -89,6 +89,15 @@ pub(super) fn poll_beside(epoll: Arc<OwnedFd>) {
     });
 }
 
+/// The same when a gate is opened.
+pub(super) fn poll_beside_after(epoll: Arc<OwnedFd>, gate: String) {
+    std::thread::spawn(move || {
+        // A gate that cannot be read is an open one: the test then misses what it waits for, and says so.
+        drop(std::fs::read(gate));
+        poll_beside(epoll);
+    });
+}
+
 /// The same when it is told to.
 pub(super) fn poll_beside_when(epoll: Arc<OwnedFd>) -> Sender<()> {
     let (sender, told) = channel();
