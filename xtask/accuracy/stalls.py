@@ -585,6 +585,31 @@ def sleep_beside_wait(box):
     time.sleep(HOLD)  # BLOCKS HERE
 
 
+def sleep_after_wait(box):
+    """A wait for a child that was given up, and then a sleep in the same iteration."""
+    process = sleeper(HOLD * 2)
+    yield
+    try:
+        process.wait(timeout=0.12)
+    except subprocess.TimeoutExpired:
+        pass
+    box.begin()
+    time.sleep(HOLD)  # BLOCKS HERE
+
+
+def net_after_looks(box):
+    """Looks at a child without a pause, as `send_signal` and `poll` make them, and then the network."""
+    process = sleeper(HOLD * 2)
+    address = silent_server(socket.AF_INET6, "::1")
+    connection = socket.create_connection(address)
+    connection.setblocking(True)
+    yield
+    for _ in range(3):
+        process.poll()
+    box.begin(peer=shown(address))
+    connection.recv(1)  # BLOCKS HERE
+
+
 def sleep_after_poll(box):
     """One look at a child is no wait for it."""
     process = sleeper(HOLD * 2)

@@ -41,6 +41,7 @@ pub(super) const ROWS: &[Row] = &[
     Row::new("gil_wait", Asyncio, "gil_poll", FUTEX).alone(),
     Row::new("network_wait", Asyncio, "net_recv_timeout", POLL).everywhere(),
     Row::new("network_wait", Uvloop, "net_recv", &["recvfrom"]),
+    Row::new("network_wait", Uvloop, "net_after_looks", &["recvfrom"]),
     Row::new(
         "network_wait",
         Asyncio,
@@ -71,6 +72,7 @@ pub(super) const ROWS: &[Row] = &[
     Row::new("sleep", Asyncio, "sleep", NAP).everywhere(),
     Row::new("sleep", Uvloop, "sleep_beside_wait", NAP),
     Row::new("sleep", Asyncio, "sleep_after_poll", NAP),
+    Row::new("sleep", Asyncio, "sleep_after_wait", NAP),
     Row::new("sleep", Native, "sleep_c", NAP),
     Row::new("cpu_busy", Asyncio, "cpu_json", ANY).alone(),
     Row::new("cpu_busy", Uvloop, "cpu_regex", ANY)
