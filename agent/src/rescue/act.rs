@@ -59,11 +59,13 @@ impl Sentinel {
             match (outcome, signal) {
                 (Outcome::Sent | Outcome::WouldSend, Signal::Term) => {
                     episode.termed = Some(after);
+                    episode.termed_as = Some(outcome);
                     episode.next_look = Some(after.plus(grace.min(Duration::from_millis(50))));
                 }
                 (Outcome::Refused(_) | Outcome::Failed, _) => {
                     episode.next_look = Some(at.plus(Duration::from_millis(50)));
                 }
+                (_, Signal::Kill) => episode.killed = Some(outcome),
                 _ => {}
             }
         }

@@ -67,6 +67,8 @@ impl Sentinel {
             pidfd_child,
             next_look: Some(now),
             termed: None,
+            termed_as: None,
+            killed: None,
             held_until: None,
             held: false,
             throttled_before: self.cpu_stats.get(&pid).and_then(CpuStat::throttled),

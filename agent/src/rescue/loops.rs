@@ -12,8 +12,8 @@ use crate::pipeline::liveness::Follower;
 use crate::pipeline::recognise::Candidate;
 use crate::pipeline::story::EpisodeStory;
 use crate::pipeline::{
-    Cause, CauseKind, ChildCause, Evidence, IncidentId, LoopId, LoopInfo, Mono, Pid, Refusal,
-    Signal,
+    Cause, CauseKind, ChildCause, Evidence, IncidentId, LoopId, LoopInfo, Mono, Outcome, Pid,
+    Refusal, Signal,
 };
 
 /// A thread with a record.
@@ -134,6 +134,10 @@ pub(super) struct Episode {
     pub(super) pidfd_child: Option<Pid>,
     pub(super) next_look: Option<Mono>,
     pub(super) termed: Option<Mono>,
+    /// Whether that SIGTERM was sent, or only told of.
+    pub(super) termed_as: Option<Outcome>,
+    /// What became of a SIGKILL that was due, if it was not refused.
+    pub(super) killed: Option<Outcome>,
     pub(super) held_until: Option<Mono>,
     /// Somebody was held at the last look.
     pub(super) held: bool,

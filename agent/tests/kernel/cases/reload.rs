@@ -3,14 +3,17 @@
 use anyhow::{Result, ensure};
 
 use super::Case;
-use crate::harness::make_program;
 use crate::harness::node::Node;
 use crate::harness::victim::Victim;
+use crate::harness::{ENGINE, make_program};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
         Case::new("reload::no_longer_matched", no_longer_matched),
         Case::new("reload::moved_to_another_target", moved),
+        Case::new("reload::enforced_while_it_lasts", enforced),
+        Case::new("reload::shorter_grace_while_it_lasts", shorter_grace),
+        Case::new("reload::told_sigterm_is_sent_first", told_sigterm),
     ]
 }
 
@@ -85,4 +88,93 @@ fn moved() -> Result<()> {
     node.next(&[&who, "the loop runs again"])?;
     victim.quit()?;
     node.end().map(|_| ())
+}
+
+/// One target whose engines are treated like this.
+fn with_engine(pattern: &str, mode: &str, graces: &str) -> String {
+    format!("mode: {mode}\n")
+        + &config("loops", pattern)
+        + &format!("    engine: {{ match: [ {{ exe: \"{ENGINE}\" }} ], {graces} }}\n")
+}
+
+fn is_action(line: &str) -> bool {
+    line.contains("would send SIG") || line.contains(": sent SIG")
+}
+
+/// A loop that waits for a deaf engine, which it has told to end or not.
+fn wedge(victim: &mut Victim, told: bool) -> Result<()> {
+    victim.spawn("engine", "engine", ENGINE)?;
+    victim.ask("idle 20", "idled")?;
+    if told {
+        victim.tell_to_end("engine")?;
+    }
+    victim.wait_for("engine", "wait4").map(|_| ())
+}
+
+/// The loop is free, and has told so; it and the agent end.
+fn freed(mut victim: Victim, node: Node, actions: &[&str]) -> Result<()> {
+    victim.answer("waited")?;
+    victim.quit()?;
+    let lines = node.end()?;
+    let told: Vec<&String> = lines.iter().filter(|line| is_action(line)).collect();
+    ensure!(
+        told.len() == actions.len()
+            && told
+                .iter()
+                .zip(actions)
+                .all(|(line, words)| words.split(' ').all(|word| line.contains(word))),
+        "expected {actions:?}: {told:#?}"
+    );
+    Ok(())
+}
+
+/// Observing, it says once what it would do; enforcing from then on, it does that to the wait that is still going on. What
+/// concerns no engine does not make it say it again.
+fn enforced() -> Result<()> {
+    let mut victim = Victim::start_as(&make_program("reload-d-test")?, &["loop", "epoll_wait"])?;
+    let who = format!("[{}]", victim.pid);
+    let observing = with_engine("reload-d-test", "observe", "grace: 50ms");
+    let mut node = Node::start(&observing)?;
+    node.next(&[&who, "is an event loop"])?;
+    wedge(&mut victim, true)?;
+    node.next(&[&who, "would"])?;
+    node.configure(&(observing.clone() + "    stall_after: 200ms\n"))?;
+    node.next(&["configuration changed"])?;
+    node.configure(&with_engine("reload-d-test", "enforce", "grace: 50ms"))?;
+    node.next(&[&who, "the loop runs again"])?;
+    freed(victim, node, &["would send SIGKILL", "sent SIGKILL"])
+}
+
+/// A grace that would have lasted beyond the test.
+fn shorter_grace() -> Result<()> {
+    let mut victim = Victim::start_as(&make_program("reload-e-test")?, &["loop", "epoll_wait"])?;
+    let who = format!("[{}]", victim.pid);
+    let mut node = Node::start(&with_engine("reload-e-test", "enforce", "grace: 600s"))?;
+    node.next(&[&who, "is an event loop"])?;
+    wedge(&mut victim, true)?;
+    node.next(&[&who, "STALLED"])?;
+    node.configure(&with_engine("reload-e-test", "enforce", "grace: 50ms"))?;
+    node.next(&[&who, "the loop runs again"])?;
+    freed(victim, node, &["sent SIGKILL"])
+}
+
+/// A SIGTERM that was only told of while observing is sent before the SIGKILL.
+fn told_sigterm() -> Result<()> {
+    let mut victim = Victim::start_as(&make_program("reload-f-test")?, &["loop", "epoll_wait"])?;
+    let who = format!("[{}]", victim.pid);
+    let graces = "grace: 50ms, unknown_grace: 50ms, untold_grace: 50ms";
+    let settings = |mode| with_engine("reload-f-test", mode, graces);
+    let mut node = Node::start(&settings("observe"))?;
+    node.next(&[&who, "is an event loop"])?;
+    wedge(&mut victim, false)?;
+    node.next(&[&who, "would send SIGKILL"])?;
+    node.configure(&settings("enforce"))?;
+    node.next(&[&who, "the loop runs again"])?;
+    let actions = [
+        "would send SIGTERM",
+        "would send SIGKILL",
+        "sent SIGTERM",
+        "sent SIGKILL",
+    ];
+    freed(victim, node, &actions)
 }
