@@ -1,6 +1,7 @@
 //! The watched processes and their descendants: who is whose child, who was told to end, who is an engine.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use super::event::{KernelEvent, What};
 use super::ids::{Mono, Pid, PidKey};
@@ -9,6 +10,8 @@ use super::ids::{Mono, Pid, PidKey};
 pub const TELLING: [i32; 4] = [2, 3, 9, 15];
 const SIGSTOP: [i32; 2] = [19, 20];
 const SIGCONT: i32 = 18;
+/// A signal that stops takes effect when the process is next to run: on a busy or throttled machine not at once.
+const STOPS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Where a process runs, as far as it was read.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -71,8 +74,10 @@ pub struct Process {
     pub ending: Option<Mono>,
     /// The first signal that told it to end, from anybody.
     pub first_told: Option<Told>,
-    /// It was stopped then by a signal, and not continued yet.
+    /// A signal that stops whoever neither ignores nor handles it was sent then, and none to continue since.
     pub stopped: Option<Mono>,
+    /// procfs has shown that it did stop.
+    pub stop_shown: bool,
     /// By whom.
     pub stopped_by: Option<Pid>,
     /// The last time it was stopped and continued, it had been stopped since then.
@@ -101,6 +106,7 @@ impl Process {
             ending: None,
             first_told: None,
             stopped: None,
+            stop_shown: false,
             stopped_by: None,
             held_from: None,
             held_until: None,
@@ -242,14 +248,42 @@ impl Family {
                 process.told_by = Some(signal);
             }
         } else if SIGSTOP.contains(&signal) {
-            process.stopped.get_or_insert(at);
-            process.stopped_by.get_or_insert(sender);
+            // An earlier one that did not show may have been ignored.
+            if !process.stop_shown {
+                process.stopped = Some(at);
+                process.stopped_by = Some(sender);
+            }
         } else if signal == SIGCONT
             && let Some(from) = process.stopped.take()
         {
             process.held_from = Some(from);
             process.held_until = Some(at);
             process.stopped_by = None;
+            process.stop_shown = false;
+        }
+    }
+
+    /// Takes in whether procfs shows a process as stopped: a signal alone says only that it should have, and what continues it
+    /// may have gone unseen.
+    pub fn seen_stopped(&mut self, pid: Pid, shown: bool, now: Mono) {
+        let Some(process) = self.get_mut(pid) else {
+            return;
+        };
+        let Some(from) = process.stopped else {
+            return;
+        };
+        if shown {
+            process.stop_shown = true;
+        } else if process.stop_shown {
+            process.held_from = Some(from);
+            process.held_until = Some(now);
+        } else if now.since(from) < STOPS_WITHIN {
+            return;
+        }
+        if !shown {
+            process.stopped = None;
+            process.stopped_by = None;
+            process.stop_shown = false;
         }
     }
 }
@@ -372,6 +406,36 @@ mod tests {
         ));
         let child = family.get(Pid(20)).unwrap();
         assert_eq!((child.stopped, child.held_until), (None, Some(Mono(90))));
+    }
+
+    #[test]
+    fn a_stop_counts_only_while_it_is_shown() {
+        let sent = |family: &mut Family, at, signal| {
+            let sender = Pid(99);
+            family.apply(&event(20, at, What::Signalled { sender, signal }));
+        };
+        let of = |family: &Family| {
+            let child = family.get(Pid(20)).unwrap();
+            (child.stopped, child.stop_shown, child.held_until)
+        };
+        let mut family = family();
+        let second = 1_000_000_000;
+        // Ignored: it is given a moment, and forgotten.
+        sent(&mut family, 60, 20);
+        family.seen_stopped(Pid(20), false, Mono(70));
+        assert_eq!(of(&family), (Some(Mono(60)), false, None));
+        family.seen_stopped(Pid(20), false, Mono(60 + second));
+        assert_eq!(of(&family), (None, false, None));
+        // Ignored, and nobody looked before one came that is not.
+        let (first, then) = (2 * second, 9 * second);
+        sent(&mut family, first, 20);
+        sent(&mut family, then, 19);
+        family.seen_stopped(Pid(20), true, Mono(then + 5));
+        assert_eq!(of(&family), (Some(Mono(then)), true, None));
+        // The same again changes nothing, and what let it run went unseen.
+        sent(&mut family, then + 9, 20);
+        family.seen_stopped(Pid(20), false, Mono(then + 10));
+        assert_eq!(of(&family), (None, false, Some(Mono(then + 10))));
     }
 
     #[test]

@@ -32,6 +32,7 @@ impl Sentinel {
             .map(|child| self.child_facts(child, parent, true))
             .collect();
         let loop_condition = self.condition_of(id.process.pid, &loop_status);
+        let loop_state = state_of(&loop_status);
         let pidfd_child = episode.pidfd_child;
         let is_awaited = |child: &&ChildFacts| match awaited {
             Awaited::Process(number) => child.ns_pid.map(|ns| ns.0) == u32::try_from(number).ok(),
@@ -43,15 +44,18 @@ impl Sentinel {
             .iter()
             .filter(is_awaited)
             .flat_map(|child| std::iter::once(child).chain(&child.engines_below))
-            .map(|child| (child.key.pid, child.condition))
-            .chain([(id.process.pid, loop_condition)]);
+            .map(|child| (child.key.pid, child.condition, child.state))
+            .chain([(id.process.pid, loop_condition, loop_state)]);
         let mut held_until = episode.held_until;
         let mut held = false;
-        for (known, condition) in concerned {
+        let mut stops = Vec::new();
+        for (known, condition, state) in concerned {
             let process = self.family.get(known);
             held_until = held_until.max(process.and_then(|process| process.held_until));
             let stopped = process.is_some_and(|process| process.stopped.is_some());
-            held |= stopped || condition == Condition::Held;
+            let shown = shows_stop(state);
+            held |= (stopped && shown == Some(true)) || condition == Condition::Held;
+            stops.extend(shown.filter(|_| stopped).map(|shown| (known, shown)));
         }
         // Up to this look if it was held at the last one: it was set free somewhere in between.
         if held || episode.held {
@@ -92,6 +96,9 @@ impl Sentinel {
             .and_then(|watched| watched.episode.as_mut())
         {
             episode.held = held;
+        }
+        for (pid, shown) in stops {
+            self.family.seen_stopped(pid, shown, now);
         }
         Some((WaitFacts { guards, ..facts }, engine))
     }
@@ -146,7 +153,7 @@ impl Sentinel {
                 && status.as_ref().is_ok_and(proc::Status::is_told),
             place,
             condition: self.condition_of(child.key.pid, &status),
-            state: status.as_ref().map_or("gone", proc::Status::state_name),
+            state: state_of(&status),
             engines_below,
         }
     }
@@ -209,12 +216,35 @@ impl Sentinel {
         })
     }
 
+    /// Asks procfs about a process that a signal should have stopped; since when it has, if it did.
+    pub(super) fn stopped_since(&mut self, pid: Pid, now: Mono) -> Option<Mono> {
+        if let Some(shown) = shows_stop(state_of(&proc::status(pid))) {
+            self.family.seen_stopped(pid, shown, now);
+        }
+        let process = self.family.get(pid)?;
+        process.stopped.filter(|_| process.stop_shown)
+    }
+
     fn condition_of(&self, pid: Pid, status: &std::io::Result<proc::Status>) -> Condition {
         match status {
             Ok(status) => status.condition(self.freezer.is_frozen(pid)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Condition::Gone,
             Err(_) => Condition::Unreadable,
         }
+    }
+}
+
+fn state_of(status: &std::io::Result<proc::Status>) -> &'static str {
+    status.as_ref().map_or("gone", proc::Status::state_name)
+}
+
+/// Whether a state is that of a stopped process. A leader that ended before its threads does not show what they do: then the
+/// signal is believed.
+fn shows_stop(state: &str) -> Option<bool> {
+    match state {
+        "stopped" | "traced" | "zombie" => Some(true),
+        "gone" | "dead" | "unknown" => None,
+        _ => Some(false),
     }
 }
 

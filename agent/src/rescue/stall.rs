@@ -43,16 +43,13 @@ impl Sentinel {
 
     /// Opens a stall when it is due, looks again while it lasts, closes it when the loop is back.
     pub(super) fn follow_stall(&mut self, tid: Tid, now: Mono) {
+        let stopped = self.stopped_loop(tid, now);
         let Some(watched) = self.loops.get(&tid) else {
             return;
         };
         let (Some(reading), true) = (watched.last.as_ref(), watched.info.is_some()) else {
             return;
         };
-        let stopped = self
-            .family
-            .get(watched.id.process.pid)
-            .and_then(|process| process.stopped);
         let away = away_since(watched, reading, now).or(stopped);
         match (&watched.stall, away) {
             // The report of its end comes before the record shows it, or after.
@@ -76,6 +73,22 @@ impl Sentinel {
             }
             _ => {}
         }
+    }
+
+    /// Since when a loop's process is stopped. procfs is asked where it matters: when a stall is to be opened for it, and at each
+    /// look while one lasts.
+    fn stopped_loop(&mut self, tid: Tid, now: Mono) -> Option<Mono> {
+        let watched = self.loops.get(&tid)?;
+        let process = self.family.get(watched.id.process.pid)?;
+        let sent = process.stopped?;
+        let due = match &watched.stall {
+            Some(stall) => stall.next_look <= now,
+            None => now.since(sent) >= watched.stall_after,
+        };
+        if due {
+            return self.stopped_since(watched.id.process.pid, now);
+        }
+        process.stopped.filter(|_| process.stop_shown)
     }
 
     /// What an action will open its incident with, if that is not open yet or names no child: a look after the signal would show

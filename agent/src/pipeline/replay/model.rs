@@ -45,6 +45,7 @@ impl World {
         child.told = self.told.and_then(past);
         if let Some((from, until)) = self.held {
             child.stopped = past(from);
+            child.stop_shown = child.stopped.is_some();
             if let Some(until) = past(until) {
                 child.held_from = child.stopped.take();
                 child.held_until = Some(until);

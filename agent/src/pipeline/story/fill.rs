@@ -89,7 +89,7 @@ impl EpisodeStory {
         if let (Some(from), until @ Some(_)) = (process.held_from, process.held_until) {
             self.hold(Hold { pid, from, until });
         }
-        if let Some(from) = process.stopped {
+        if let Some(from) = process.stopped.filter(|_| process.stop_shown) {
             let until = None;
             self.hold(Hold { pid, from, until });
         }

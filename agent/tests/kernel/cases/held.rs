@@ -17,6 +17,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("held::dead_leader_with_a_live_thread", dead_leader),
         Case::new("held::stopped_engine", stopped),
         Case::new("held::another_stopped_child", another_stopped),
+        Case::new("held::engine_that_ignores_sigtstp", unstoppable),
         Case::new("held::engine_in_a_frozen_cgroup", || {
             frozen(Cgroup::version_2)
         }),
@@ -75,6 +76,19 @@ fn another_stopped() -> Result<()> {
     alive::until_state(other, 'T')?;
     let engine = scene.add_wedged_engine()?;
     scene.victim.wait_for("engine", "wait4")?;
+    scene.rescued(engine)?;
+    scene.end(&[(engine, "SIGKILL")]).map(|_| ())
+}
+
+/// A signal that would stop it and that it ignores holds nobody: neither before the wait nor in it.
+fn unstoppable() -> Result<()> {
+    let mut scene = Scene::enforcing(Grace::Usual)?;
+    scene.add_bystanders()?;
+    let engine = scene.add("engine", "unstoppable", ENGINE)?;
+    scene.victim.tell_to_end("engine")?;
+    alive::signal(engine, libc::SIGTSTP)?;
+    scene.victim.wait_for("engine", "wait4")?;
+    alive::signal(engine, libc::SIGTSTP)?;
     scene.rescued(engine)?;
     scene.end(&[(engine, "SIGKILL")]).map(|_| ())
 }

@@ -39,6 +39,10 @@ pub(super) fn cases() -> Vec<Case> {
             Case::new("recognition::end_by_exec", end_by_exec),
             Case::new("recognition::end_by_exit_in_a_stall", end_by_exit),
             Case::new("recognition::stopped_loop_is_a_stall", stopped_loop),
+            Case::new(
+                "recognition::loop_that_ignores_sigtstp_is_none",
+                unstoppable_loop,
+            ),
         ])
         .collect()
 }
@@ -232,5 +236,24 @@ fn stopped_loop() -> Result<()> {
         closed.text("/ended_by") == "poll" && !closed.is_true("/rescued"),
         "{closed}"
     );
+    scene.end(&[]).map(|_| ())
+}
+
+/// A loop that got a signal which would stop it, and ignores it, goes on polling.
+fn unstoppable_loop() -> Result<()> {
+    let mut scene = Scene::enforcing_on(Grace::Usual, &["loop", "epoll_wait", "unstoppable"])?;
+    crate::harness::alive::signal(scene.victim.pid, libc::SIGTSTP)?;
+    // Much longer than a stall.
+    scene.victim.ask("idle 500", "idled")?;
+    let so_far = scene.watch.seen().len();
+    // A stall that is one, so that all there is to tell of before it has been told.
+    scene.nap()?;
+    let pid = scene.victim.pid;
+    // On a busy machine it may be kept from its CPU, which shows as such.
+    let unfounded = |line: &&crate::harness::line::Line| {
+        line.is("stall_opened", pid) && ["unknown", "stopped"].contains(&line.text("/cause/kind"))
+    };
+    let told = scene.watch.seen().iter().skip(so_far).find(unfounded);
+    ensure!(told.is_none(), "told of as stalled: {told:?}");
     scene.end(&[]).map(|_| ())
 }

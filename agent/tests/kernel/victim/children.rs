@@ -18,6 +18,8 @@ pub(super) fn spawn(kind: &str, program: &str) -> Result<i32> {
         "contained" => contained(program),
         "loop" => start(program, &["loop", "epoll_wait"], 0),
         "engine" | "leader-ends" => start(program, &[kind], 0),
+        // Deaf, and not to be stopped from a terminal either.
+        "unstoppable" => start_with(program, &["engine"], 0, Ears::Deaf),
         // Not deaf: it hears SIGINT, and closes a connection then.
         "lingers" => start_with(program, &[kind], 0, Ears::Open),
         // Ends when it is told to.
@@ -47,6 +49,8 @@ enum Ears {
     Open,
     /// It ignores it.
     Closed,
+    /// It ignores it, and being told to stop.
+    Deaf,
     /// It leaves it pending.
     Blocked,
 }
@@ -65,9 +69,12 @@ fn start_with(program: &str, part: &[&str], namespaces: i32, ears: Ears) -> Resu
             // Before exec, so that no signal can come too early.
             match ears {
                 Ears::Open => {}
-                Ears::Closed => {
+                Ears::Closed | Ears::Deaf => {
                     sys::ignore(libc::SIGINT)?;
                     sys::ignore(libc::SIGTERM)?;
+                    if matches!(ears, Ears::Deaf) {
+                        sys::ignore(libc::SIGTSTP)?;
+                    }
                 }
                 Ears::Blocked => {
                     sys::block(&[libc::SIGINT, libc::SIGTERM])?;

@@ -47,6 +47,9 @@ pub(super) fn run(poller: &str, options: &[&str]) -> Result<()> {
         sys::ignore(libc::SIGTERM)?;
         sys::ignore(libc::SIGINT)?;
     }
+    if options.contains(&"unstoppable") {
+        sys::ignore(libc::SIGTSTP)?;
+    }
     answer(&format!("ready {}", std::process::id()));
     let mut pending = Vec::new();
     loop {
