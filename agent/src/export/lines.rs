@@ -6,7 +6,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 
+use super::clean::clean;
 use super::told;
+use crate::pipeline::redact::without_credentials;
 use crate::pipeline::stamp::{Stamp, Tied, millis};
 use crate::pipeline::{
     ActionNotice, CauseKind, EndedBy, LoopId, LoopInfo, LoopTotals, Mono, Notice, Outcome, Pid,
@@ -87,6 +89,12 @@ impl Lines {
     /// The notice as a JSON object; `None` for those that have no line. A loop's end is its summary.
     #[must_use]
     pub fn json(&self, notice: &Notice, clock: WallClock) -> Option<Value> {
+        let mut line = self.object(notice, clock)?;
+        clean(&mut line, usize::MAX);
+        Some(line)
+    }
+
+    fn object(&self, notice: &Notice, clock: WallClock) -> Option<Value> {
         Some(match notice {
             Notice::Loop { at, info } => {
                 let mut line = head("loop", *at, info, clock);
@@ -242,7 +250,8 @@ impl Lines {
             Notice::Lost { at, what, count } => (*at, format!("lost {count} x {what}")),
             Notice::EngineWait { .. } | Notice::Episode { .. } => return None,
         };
-        Some(format!("{} {}", clock.time_of_day(at), printable(&line)))
+        let line = printable(&without_credentials(&line));
+        Some(format!("{} {line}", clock.time_of_day(at)))
     }
 
     fn summary_text(&self, info: &LoopInfo, totals: &LoopTotals) -> String {

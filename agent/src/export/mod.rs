@@ -7,6 +7,7 @@
 //! The way of a notice: `exporter` (task) → `instruments` (values) and `event` (log record) → `registry` (series) →
 //! `text` and `page`, or `otlp` → `queue` → `sender` → `transport`.
 
+mod clean;
 mod clock;
 pub mod delivery;
 pub mod event;
@@ -30,6 +31,9 @@ pub mod text;
 mod tls;
 mod told;
 pub mod transport;
+
+#[cfg(test)]
+mod credential_tests;
 
 pub use exporter::{Exporter, NoticeSender, StartError};
 pub use settings::{DEFAULT_LISTEN, FileOtlp, FileSettings, Settings, SettingsError};

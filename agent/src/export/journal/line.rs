@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::export::clean::clean;
 use crate::pipeline::record::{IncidentRecord, VERSION};
-use crate::pipeline::redact::without_credentials;
 use crate::pipeline::stamp::{Stamp, millis};
 use crate::pipeline::{CauseKind, IncidentId};
 
@@ -137,28 +137,6 @@ fn encode(kind: &str, what: &impl Serialize, text: usize) -> Result<Vec<u8>, Str
     let mut line = serde_json::to_vec(&value).map_err(|error| error.to_string())?;
     line.push(b'\n');
     Ok(line)
-}
-
-/// Takes credentials out of every text, and cuts those that are too long.
-fn clean(value: &mut Value, longest: usize) {
-    match value {
-        Value::String(text) => {
-            if text.contains("://") {
-                *text = without_credentials(text);
-            }
-            if text.len() > longest {
-                let end = (0..=longest)
-                    .rev()
-                    .find(|end| text.is_char_boundary(*end))
-                    .unwrap_or(0);
-                text.truncate(end);
-                text.push('…');
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(|item| clean(item, longest)),
-        Value::Object(fields) => fields.values_mut().for_each(|field| clean(field, longest)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
-    }
 }
 
 /// Leaves the first and the last evidence, and of each list the part that says most.

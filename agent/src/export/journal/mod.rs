@@ -22,3 +22,9 @@ pub use line::{Aggregate, Line, decode};
 pub use thread::{
     InForceOf, Journal, JournalInbox, JournalSender, JournalSettings, JournalState, Setup,
 };
+
+/// A record as it stands in the file.
+#[cfg(test)]
+pub(super) fn encoded(record: &crate::pipeline::record::IncidentRecord) -> String {
+    String::from_utf8(line::incident(record, 1 << 20).unwrap()).unwrap()
+}
