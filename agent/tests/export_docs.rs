@@ -153,7 +153,7 @@ fn events(out: &mut String) {
         "\n## Events\n\n\
          Over OTLP the following are also told as log records, each with its name in `event_name`, a severity, a sentence as \
          body, and attributes: `loopwarden.stall_opened`, `loopwarden.stall_closed`, `loopwarden.action`, \
-         `loopwarden.lost`. Which is told when, and what follows an outage of the collector: [events](events.md).\n\n\
+         `loopwarden.liveness_risk`, `loopwarden.lost`. Which is told when, with which attributes, and what follows an outage of the collector: [events](events.md).\n\n\
          ## Settings\n\n\
          The section `export` of the configuration file, and over it the standard variables, each also as the variable of a \
          signal where OpenTelemetry has one (`OTEL_EXPORTER_OTLP_LOGS_ENDPOINT`): `OTEL_EXPORTER_OTLP_ENDPOINT`, `_PROTOCOL` \
