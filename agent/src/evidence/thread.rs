@@ -2,7 +2,10 @@
 //!
 //! Two threads, because what names the cause takes a millisecond, and a first stack of a large program seconds.
 
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::convert::Infallible;
+use std::sync::mpsc::{
+    Receiver, RecvTimeoutError, SyncSender, TrySendError, channel, sync_channel,
+};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -24,6 +27,9 @@ const QUEUE: usize = 256;
 
 /// Evidence that is not there this long after it was asked for is not waited for.
 const DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long the end of the agent waits for a read: it may hang for good.
+const LAST_READS: Duration = Duration::from_secs(1);
 
 /// A stall to find out about.
 #[derive(Debug, Clone)]
@@ -87,6 +93,8 @@ pub struct Collector {
     interpreters: Interpreters,
     budget: Arc<Mutex<Budget>>,
     threads: [JoinHandle<()>; 2],
+    /// Ends when both threads have.
+    running: Receiver<Infallible>,
 }
 
 impl Collector {
@@ -117,7 +125,13 @@ impl Collector {
             budget: budget.clone(),
             answer,
         };
+        let (runs, running) = channel::<Infallible>();
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            let runs = runs.clone();
+            let run = move || {
+                run();
+                drop(runs);
+            };
             std::thread::Builder::new().name(name.into()).spawn(run)
         };
         Ok(Self {
@@ -128,6 +142,7 @@ impl Collector {
                 spawn("evidence", Box::new(move || work.run(&inbox)))?,
                 spawn("evidence-stacks", Box::new(move || stacks.run(&for_stacks)))?,
             ],
+            running,
         })
     }
 
@@ -154,9 +169,15 @@ impl Collector {
         self.interpreters.word(process, address)
     }
 
-    /// Ends the threads once they have answered what waits.
+    /// Ends the threads once they have answered what waits, or leaves them behind: they end with the agent.
     pub fn stop(self) {
         drop(self.questions);
+        if let Err(RecvTimeoutError::Timeout) = self.running.recv_timeout(LAST_READS) {
+            log::warn!(
+                "evidence is still being read after {LAST_READS:?}: not waited for any longer"
+            );
+            return;
+        }
         for thread in self.threads {
             if thread.join().is_err() {
                 log::error!("an evidence thread panicked");

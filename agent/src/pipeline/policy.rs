@@ -311,8 +311,18 @@ pub fn remark(facts: &WaitFacts, child: Option<Pid>, refusal: Refusal) -> Option
         .children
         .iter()
         .find(|known| Some(known.key.pid) == child)?;
-    (refusal == Refusal::NotToldToEnd && !child.seen_born)
-        .then_some("it is older than the agent, and may have been told before")
+    match refusal {
+        Refusal::NotToldToEnd if !child.seen_born => {
+            Some("it is older than the agent, and may have been told before")
+        }
+        Refusal::OtherContainer if child.place == Place::Unknown => {
+            Some("where it runs has not been read yet, or could not be")
+        }
+        Refusal::NotEngine if child.engine.is_none() => {
+            Some("what it runs has not been read yet, or could not be")
+        }
+        _ => None,
+    }
 }
 
 /// The child that the wait names, as a cause shows it.

@@ -441,7 +441,13 @@ fn what_is_still_being_read_is_waited_for_a_while_and_then_refused() {
         assert_eq!(decide(&facts, &rules, at(1500)), Decision::Later(at(1505)));
         assert_eq!(refusal(&facts, &rules, 2499), None);
         assert_eq!(refusal(&facts, &rules, 2500), Some(expected));
+        // Otherwise it reads as if something had been found out.
+        let told = remark(&facts, Some(engine().key.pid), expected).unwrap();
+        assert!(told.contains("has not been read yet"), "{told}");
     }
+    let other = child(|child| child.place = Place::Other);
+    let told = remark(&other, Some(engine().key.pid), Refusal::OtherContainer);
+    assert_eq!(told, None);
 }
 
 #[test]

@@ -163,6 +163,31 @@ impl Sentinel {
         }
     }
 
+    /// Has another thread read in the scout's place if it hangs in a read.
+    fn follow_scout(&mut self, now: Mono) {
+        let Some(stuck) = self.scout.check(now) else {
+            return;
+        };
+        let whose = stuck
+            .pid
+            .map_or_else(String::new, |pid| format!(" of process {pid}"));
+        let then = if stuck.replaced {
+            "this process is left alone until the read comes back, another thread reads on"
+        } else {
+            "too many reads hang: new targets and children are not read until one of them comes back or the agent is started again"
+        };
+        log::error!(
+            "reading {}{whose} in /proc has taken {:.1} s and is not done: {then}",
+            stuck.reading.name(),
+            stuck.lasts.as_secs_f64()
+        );
+        (self.tell)(Notice::Lost {
+            at: now,
+            what: "scout_stuck".into(),
+            count: 1,
+        });
+    }
+
     /// Looks at everything that can be due, and says when the next can.
     pub(super) fn tick(&mut self, now: Mono) {
         if now >= self.due {
@@ -188,6 +213,7 @@ impl Sentinel {
                 RESCAN_WITHOUT_EVENTS
             });
             let appraise = self.settings.match_all;
+            self.follow_scout(now);
             self.ask(Question::Scan { appraise });
             self.remember_engines();
             self.tell_lost(now);

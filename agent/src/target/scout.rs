@@ -1,18 +1,33 @@
 //! The scout: a thread that reads procfs for the rescue thread, so that nothing there ever waits for a file.
+//!
+//! A read of `/proc/PID/cmdline` waits for a lock that the process, or the file system below it, may never give back. The thread says
+//! what it reads and since when ([`activity`]); one that hangs is left behind, and another takes over its queue.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::thread::JoinHandle;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
 
+use self::activity::{Activity, Reading};
+use self::reader::{Procfs, Reader};
+use self::work::{Shared, Work};
 use super::cgroup::CpuStat;
-use super::sight::{Sighting, look};
-use crate::pipeline::Pid;
-use crate::proc;
+use super::sight::Sighting;
+use crate::pipeline::{Mono, Pid};
+
+pub mod activity;
+mod reader;
+#[cfg(test)]
+mod tests;
+mod work;
 
 /// Questions that may wait; further ones are dropped and asked again by the next scan.
 const QUEUE: usize = 4096;
+/// A single read that takes longer hangs.
+const HANGS: Duration = Duration::from_secs(5);
+/// Threads that may hang at a time: each is one that the agent cannot end.
+const MOST_HANGING: usize = 8;
 
 /// Which processes belong to which target, and which are its engines. Made from the configuration.
 pub trait Matching: Send + Sync + fmt::Debug {
@@ -23,7 +38,7 @@ pub trait Matching: Send + Sync + fmt::Debug {
 }
 
 /// A question to the scout.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Question {
     /// Look at a process that belongs to a target.
     Look {
@@ -88,33 +103,49 @@ pub enum Answer {
     Scanned(Vec<(Pid, Pid)>),
 }
 
+/// A read that hangs: what the thread was doing when it was left behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stuck {
+    /// Of which process; `None` while listing all.
+    pub pid: Option<Pid>,
+    /// What was read.
+    pub reading: Reading,
+    /// For how long so far.
+    pub lasts: Duration,
+    /// Whether another thread took over.
+    pub replaced: bool,
+}
+
 /// The scout's address.
 #[derive(Debug)]
 pub struct Scout {
     questions: SyncSender<Question>,
-    thread: Option<JoinHandle<()>>,
+    shared: Arc<Shared>,
+    /// What the thread does; `None` while there is none.
+    thread: Option<Arc<Activity>>,
 }
 
 impl Scout {
     /// Starts the thread. `answer` is called from it for every answer.
     pub fn start(
         rules: Arc<dyn Matching>,
-        answer: impl FnMut(Answer) + Send + 'static,
+        answer: impl Fn(Answer) + Send + Sync + 'static,
+    ) -> std::io::Result<Self> {
+        Self::with_reader(Box::new(Procfs), rules, answer)
+    }
+
+    fn with_reader(
+        reader: Box<dyn Reader>,
+        rules: Arc<dyn Matching>,
+        answer: impl Fn(Answer) + Send + Sync + 'static,
     ) -> std::io::Result<Self> {
         let (questions, inbox) = sync_channel(QUEUE);
-        let thread = std::thread::Builder::new()
-            .name("scout".into())
-            .spawn(move || {
-                Work {
-                    rules,
-                    appraised: HashMap::new(),
-                    answer: Box::new(answer),
-                }
-                .run(&inbox);
-            })?;
+        let shared = Arc::new(Shared::new(inbox, reader, rules, Box::new(answer)));
+        let thread = Some(Work::start(&shared)?);
         Ok(Self {
             questions,
-            thread: Some(thread),
+            shared,
+            thread,
         })
     }
 
@@ -127,103 +158,49 @@ impl Scout {
         }
     }
 
-    /// Ends the thread once it has answered what waits.
-    pub fn stop(mut self) {
-        drop(self.questions);
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            log::error!("the scout thread panicked");
+    /// Leaves the thread behind if it hangs in one read, and has another take over. Call it now and then; it never waits.
+    pub fn check(&mut self, now: Mono) -> Option<Stuck> {
+        for question in self.shared.take_unanswered() {
+            // If there is no room, the next scan or stall asks.
+            let _ = self.ask(question);
         }
-    }
-}
-
-struct Work {
-    rules: Arc<dyn Matching>,
-    /// Processes already matched, with their start: an id can be reused.
-    appraised: HashMap<Pid, u64>,
-    answer: Box<dyn FnMut(Answer) + Send>,
-}
-
-impl Work {
-    fn run(mut self, inbox: &Receiver<Question>) {
-        while let Ok(question) = inbox.recv() {
-            match question {
-                Question::Look {
-                    pid,
-                    target,
-                    threads,
-                } => self.look(pid, target, threads),
-                Question::Appraise(pid) => self.appraise(pid),
-                Question::Rematch(pid) => self.rematch(pid),
-                Question::Scan { appraise } => self.scan(appraise),
-                Question::Rules(rules) => {
-                    self.rules = rules;
-                    self.appraised.clear();
-                }
+        let Some(activity) = &self.thread else {
+            self.replace();
+            if self.thread.is_some() {
+                log::warn!("another thread reads procfs again");
             }
+            return None;
+        };
+        let doing = activity.doing()?;
+        let lasts = now.since(doing.since);
+        if lasts < HANGS {
+            return None;
         }
+        self.shared.leave(activity, doing.pid);
+        self.thread = None;
+        self.replace();
+        Some(Stuck {
+            pid: doing.pid,
+            reading: doing.reading,
+            lasts,
+            replaced: self.thread.is_some(),
+        })
     }
 
-    fn look(&mut self, pid: Pid, target: usize, threads: bool) {
-        match look(pid, threads) {
-            Ok(sighting) => {
-                let command_line = proc::command_line(pid).unwrap_or_default();
-                let engine = self.rules.is_engine(target, &sighting.exe, &command_line);
-                (self.answer)(Answer::Seen {
-                    sighting: Box::new(sighting),
-                    target,
-                    engine,
-                    threads,
-                    cpu_stat: CpuStat::open(pid),
-                });
-            }
-            Err(error) => (self.answer)(Answer::Unreadable {
-                pid,
-                error: error.to_string(),
-            }),
-        }
-    }
-
-    fn appraise(&mut self, pid: Pid) {
-        let exe = proc::exe_name(pid).unwrap_or_default();
-        let command_line = proc::command_line(pid).unwrap_or_default();
-        if let Some(target) = self.rules.target(pid, &exe, &command_line) {
-            (self.answer)(Answer::Matched { pid, target });
-        }
-    }
-
-    fn rematch(&mut self, pid: Pid) {
-        // Who is ending shows nothing by which to judge, and is gone soon.
-        let Ok(exe) = proc::exe_name(pid) else {
+    fn replace(&mut self) {
+        if self.shared.hanging.load(Ordering::Relaxed) >= MOST_HANGING {
             return;
-        };
-        let command_line = proc::command_line(pid).unwrap_or_default();
-        let target = self.rules.target(pid, &exe, &command_line);
-        (self.answer)(Answer::Rematched { pid, target });
+        }
+        match Work::start(&self.shared) {
+            Ok(activity) => self.thread = Some(activity),
+            Err(error) => log::error!("cannot start another scout thread: {error}; tried again"),
+        }
     }
 
-    fn scan(&mut self, appraise: bool) {
-        let pids = match proc::processes() {
-            Ok(pids) => pids,
-            Err(error) => {
-                log::warn!("cannot list processes: reading /proc failed: {error}");
-                return;
-            }
-        };
-        let mut found = Vec::with_capacity(pids.len());
-        let mut starts = HashMap::with_capacity(pids.len());
-        for pid in pids {
-            let Ok(stat) = proc::stat(pid) else {
-                continue;
-            };
-            found.push((pid, stat.parent));
-            starts.insert(pid, stat.start_ticks);
-            if appraise && self.appraised.get(&pid) != Some(&stat.start_ticks) {
-                self.appraise(pid);
-            }
+    /// Lets the thread end by itself. Does not wait for it: it may hang, and it holds nothing that outlives the agent.
+    pub fn stop(self) {
+        if let Some(activity) = &self.thread {
+            self.shared.leave(activity, None);
         }
-        self.appraised = starts;
-        (self.answer)(Answer::Scanned(found));
     }
 }

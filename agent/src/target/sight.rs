@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::scout::activity::Reading;
 use crate::kernel::thread_call::{Found, found};
 use crate::pipeline::family::Container;
 use crate::pipeline::{Pid, Tid};
@@ -28,23 +29,33 @@ pub struct Sighting {
     pub epolls: Vec<i32>,
 }
 
-/// Looks at a process; with `threads`, at its threads and descriptors too.
-pub fn look(pid: Pid, threads: bool) -> io::Result<Sighting> {
+/// Looks at a process; with `threads`, at its threads and descriptors too. `begins` is told what is read before it is.
+pub fn look(pid: Pid, threads: bool, begins: &dyn Fn(Reading)) -> io::Result<Sighting> {
+    begins(Reading::Stat);
     let stat = proc::stat(pid)?;
+    begins(Reading::Exe);
+    let exe = proc::exe_name(pid).unwrap_or_default();
+    begins(Reading::Status);
+    let ns_pid = number_for_parent(pid, stat.parent);
+    begins(Reading::Container);
+    let container = proc::container(pid).ok();
     let mut sighting = Sighting {
         pid,
         parent: stat.parent,
         coarse_start_ns: proc::start_ns(&stat),
-        exe: proc::exe_name(pid).unwrap_or_default(),
-        ns_pid: number_for_parent(pid, stat.parent),
-        container: proc::container(pid).ok(),
+        exe,
+        ns_pid,
+        container,
         threads: Vec::new(),
         epolls: Vec::new(),
     };
     if threads {
+        begins(Reading::Thread);
         for tid in proc::threads(pid)? {
+            begins(Reading::Thread);
             sighting.threads.push((tid, found(pid, tid)));
         }
+        begins(Reading::Descriptors);
         sighting.epolls = proc::epoll_descriptors(pid).unwrap_or_default();
     }
     Ok(sighting)

@@ -1,0 +1,47 @@
+//! What the scout reads, behind a trait: tests read from something that hangs.
+
+use std::io;
+
+use super::activity::Reading;
+use crate::pipeline::Pid;
+use crate::proc::{self, Stat};
+use crate::target::cgroup::CpuStat;
+use crate::target::sight::{self, Sighting};
+
+pub(super) trait Reader: Send + Sync {
+    fn processes(&self) -> io::Result<Vec<Pid>>;
+    fn stat(&self, pid: Pid) -> io::Result<Stat>;
+    fn exe_name(&self, pid: Pid) -> io::Result<String>;
+    fn command_line(&self, pid: Pid) -> io::Result<String>;
+    /// `begins` is told of each file before it is read.
+    fn look(&self, pid: Pid, threads: bool, begins: &dyn Fn(Reading)) -> io::Result<Sighting>;
+    fn cpu_stat(&self, pid: Pid) -> Option<CpuStat>;
+}
+
+pub(super) struct Procfs;
+
+impl Reader for Procfs {
+    fn processes(&self) -> io::Result<Vec<Pid>> {
+        proc::processes()
+    }
+
+    fn stat(&self, pid: Pid) -> io::Result<Stat> {
+        proc::stat(pid)
+    }
+
+    fn exe_name(&self, pid: Pid) -> io::Result<String> {
+        proc::exe_name(pid)
+    }
+
+    fn command_line(&self, pid: Pid) -> io::Result<String> {
+        proc::command_line(pid)
+    }
+
+    fn look(&self, pid: Pid, threads: bool, begins: &dyn Fn(Reading)) -> io::Result<Sighting> {
+        sight::look(pid, threads, begins)
+    }
+
+    fn cpu_stat(&self, pid: Pid) -> Option<CpuStat> {
+        CpuStat::open(pid)
+    }
+}
