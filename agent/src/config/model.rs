@@ -139,7 +139,7 @@ impl From<super::probe::Probe> for Liveness {
 pub struct Limits {
     /// How many engines of the whole node may be ended.
     pub node_kills: Budget,
-    /// How long nothing is signalled for a loop process after an action on its child.
+    /// How long nothing is signalled for a loop process after a SIGKILL that was sent to its child.
     pub pause: Duration,
 }
 
