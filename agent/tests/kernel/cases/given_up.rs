@@ -1,7 +1,7 @@
 //! A wait that the loop thread has left before the grace was over, for something else in the same iteration: nobody is ended
 //! for that, and it is not told as a wait any more.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use super::Case;
 use crate::harness::line::Line;
@@ -59,19 +59,26 @@ fn another() -> Result<()> {
     scene.end(&[]).map(|_| ())
 }
 
-/// Waits until the true cause is told, lets the grace pass, and looks that nothing was done; then the loop may go on.
+/// Lets the grace pass after the wait was left, and looks that nothing was done and that the true cause is told; then the loop
+/// may go on.
 fn stays_alone(scene: &mut Scene, engine: u32, cause: &str) -> Result<Line> {
-    let stall = scene.stall(cause)?;
-    let so_far = scene.watch.seen().len();
+    scene.victim.answer("left")?;
     scene.watch.linger(grace_ms() + 500)?;
     alive::must_live("the engine", engine)?;
     let pid = scene.victim.pid;
-    let odd = scene.watch.seen().iter().skip(so_far).find(|line| {
-        let wait = line.text("/cause/kind") == "child_wait";
-        line.number("/pid") == Some(pid.into()) && (line.kind() == "action" || wait)
-    });
-    ensure!(odd.is_none(), "after {stall}: {odd:?}");
+    let own = || {
+        let lines = scene.watch.seen().iter();
+        lines.filter(|line| line.number("/pid") == Some(pid.into()))
+    };
+    let action = own().find(|line| line.kind() == "action");
+    ensure!(action.is_none(), "{action:?}");
+    // The grace is longer than the agent may take to see that the wait was left.
+    let last = own()
+        .rfind(|line| ["stall_opened", "stall_updated"].contains(&line.kind()))
+        .context("no stall was told")?
+        .clone();
+    ensure!(last.text("/cause/kind") == cause, "not {cause}: {last}");
     scene.victim.wake()?;
     scene.victim.answer("waited")?;
-    scene.closed(&stall)
+    scene.closed(&last)
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::looper::answer;
 use crate::sys::{self, PollCall, Waited};
 
 /// Between two looks of a wait that naps, as in Python's `Popen.wait(timeout=…)`.
@@ -68,6 +69,7 @@ fn nap(pid: i32, looks: Option<u32>) -> io::Result<Waited> {
 }
 
 fn sleeps() -> io::Result<Waited> {
+    answer("left");
     sys::nap().map(|()| Waited::Nothing)
 }
 
@@ -78,6 +80,7 @@ fn looks_then_receives(pid: i32) -> io::Result<Waited> {
     for _ in 0..2 {
         sys::wait4(pid, libc::WNOHANG)?;
     }
+    answer("left");
     match rustix::net::recv(&silent, &mut [0; 1], rustix::net::RecvFlags::empty()) {
         Err(rustix::io::Errno::INTR) => Ok(Waited::Nothing),
         Err(error) => Err(error.into()),
