@@ -1,7 +1,7 @@
 //! The log of an agent that must not wait for whoever reads its stderr: lines go into a bounded queue, and a thread of their own
 //! writes them. What does not fit is dropped and counted.
 //!
-//! Before [`start`], and in commands that end soon, lines are written at once.
+//! Before `start`, and in commands that end soon, lines are written at once.
 
 use std::io::{self, Write};
 use std::sync::OnceLock;
