@@ -20,7 +20,7 @@ pub struct Probe {
     pub port: Option<u16>,
 }
 
-/// Reads PERIOD/TIMEOUT/FAILURES[@PORT], with spans and failures in these ranges.
+/// Reads `PERIOD/TIMEOUT/FAILURES[@PORT]`, with spans and failures in these ranges.
 pub fn parse(
     text: &str,
     spans: &RangeInclusive<Duration>,
