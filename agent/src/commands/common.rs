@@ -24,6 +24,14 @@ pub(super) fn catch_signals() -> Result<SignalFd> {
         .context("cannot make a signalfd")
 }
 
+/// Says that the rescue thread has ended though nobody asked it to.
+pub(super) fn announce_end() {
+    log::error!(
+        "the rescue thread has ended unexpectedly: nothing is watched and nothing is rescued any more. What it said last is above; \
+         please report it"
+    );
+}
+
 /// Says which plan is in force where that is not the usual one.
 pub(super) fn announce(sensor: &dyn Sensor) {
     let plan = sensor.plan();

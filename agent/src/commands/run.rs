@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::common::{announce, catch_signals};
+use super::common::{announce, announce_end, catch_signals};
 use super::output::{Output, Sinks};
 use crate::config::{Config, ConfigWatcher, OtlpProtocol, Reload, Source};
 use crate::export::journal::{
@@ -190,13 +190,18 @@ impl Agent {
         if let Some(address) = self.exporter.page_address() {
             log::info!("metrics: http://{address}/metrics");
         }
-        loop {
-            match poll(
-                &mut [PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN)],
-                None,
-            ) {
+        let code = loop {
+            let mut fds = [
+                PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
+                PollFd::from_borrowed_fd(self.handle.ended(), PollFlags::IN),
+            ];
+            match poll(&mut fds, None) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error).context("waiting for signals failed"),
+            }
+            if !fds[1].revents().is_empty() {
+                announce_end();
+                break 1;
             }
             let Some(signal) = signals
                 .read_signal()
@@ -207,9 +212,9 @@ impl Agent {
             if i32::try_from(signal.ssi_signo) == Ok(Signal::SIGHUP as i32) {
                 self.watcher.reload_now();
             } else {
-                break;
+                break 0;
             }
-        }
+        };
         drop(self.watcher);
         let _ = self.handle.stop();
         self.runtime.block_on(self.exporter.shutdown(LAST_PUSH));
@@ -217,7 +222,7 @@ impl Agent {
             journal.finish();
         }
         self.output.finish();
-        Ok(0)
+        Ok(code)
     }
 }
 

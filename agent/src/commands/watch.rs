@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -14,7 +14,7 @@ use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{PidfdFlags, pidfd_open};
 
-use super::common::{announce, catch_signals};
+use super::common::{announce, announce_end, catch_signals};
 use super::output::{Output, Sinks, wall_clock};
 use crate::config::probe::{self, Probe};
 use crate::config::{Config, ExeGlob, Liveness, WatchOptions, duration};
@@ -23,6 +23,9 @@ use crate::kernel::{self, clock};
 use crate::pipeline::{Collect, Pid};
 use crate::rescue;
 use crate::wiring::{ConfigRules, settings_of};
+
+/// Who sent a signal: the kernel itself, for a terminal among others (`asm-generic/siginfo.h`).
+const SI_KERNEL: i32 = 0x80;
 
 /// Watch processes, or a command that is started, and tell what their event loops are stuck on.
 #[derive(Debug, clap::Args)]
@@ -108,13 +111,17 @@ pub fn run(args: Args) -> Result<u8> {
         .remote()
         .watch(pids.iter().map(|pid| (*pid, 0)).collect());
 
-    let reason = wait(&signals, &mut targets, command.as_mut())?;
+    let reason = wait(&signals, handle.ended(), &mut targets, command.as_mut())?;
     let status = command
         .as_mut()
         .map(Child::wait)
         .transpose()
         .context("cannot wait for the command")?;
     let _ = handle.stop();
+    let Some(reason) = reason else {
+        output.finish();
+        return Ok(1);
+    };
     let at = clock::now();
     let pid = pids.first().copied().unwrap_or(Pid(0));
     let code = status.map(exit_code);
@@ -204,12 +211,15 @@ fn spawn(args: &Args) -> Result<Child> {
         .with_context(|| format!("cannot start `{program}`"))
 }
 
-/// Waits until all targets have ended or somebody asks us to end.
+/// Waits until all targets have ended or somebody asks us to end, and says which; or nothing, when the rescue thread has ended.
+/// A command that was started then runs on: that the agent is broken is no reason to end a server.
 fn wait(
     signals: &SignalFd,
+    rescue: BorrowedFd<'_>,
     targets: &mut Vec<(Pid, OwnedFd)>,
     mut command: Option<&mut Child>,
-) -> Result<&'static str> {
+) -> Result<Option<&'static str>> {
+    let mut rescue = Some(rescue);
     while !targets.is_empty() {
         let mut fds = vec![PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN)];
         fds.extend(
@@ -217,6 +227,7 @@ fn wait(
                 .iter()
                 .map(|(_, pidfd)| PollFd::new(pidfd, PollFlags::IN)),
         );
+        fds.extend(rescue.map(|ended| PollFd::from_borrowed_fd(ended, PollFlags::IN)));
         match poll(&mut fds, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error).context("waiting for the watched processes failed"),
@@ -226,6 +237,13 @@ fn wait(
             .skip(1)
             .map(|fd| !fd.revents().is_empty())
             .collect();
+        if rescue.is_some() && ended.last() == Some(&true) {
+            announce_end();
+            rescue = None;
+            if command.is_none() {
+                return Ok(None);
+            }
+        }
         let mut ended = ended.into_iter();
         targets.retain(|_| !ended.next().unwrap_or(false));
         if let Some(signal) = signals
@@ -233,16 +251,26 @@ fn wait(
             .context("reading the signalfd failed")?
         {
             let Some(child) = command.as_deref_mut() else {
-                return Ok("interrupted");
+                return Ok(Some("interrupted"));
             };
             // The command is ours: it gets the signal and decides.
-            forward(child, signal.ssi_signo);
+            forward(child, signal.ssi_signo, signal.ssi_code);
         }
     }
-    Ok("target_exited")
+    Ok(rescue.map(|_| "target_exited"))
 }
 
-fn forward(child: &Child, signal: u32) {
+/// Whether the command has had a signal already: Ctrl-C and Ctrl-\ on a terminal reach all of its foreground group, and a second
+/// one has a meaning of its own to many servers. A hang-up may reach the leader of the session only.
+fn has_had(signal: rustix::process::Signal, code: i32, same_group: bool) -> bool {
+    let typed = matches!(
+        signal,
+        rustix::process::Signal::INT | rustix::process::Signal::QUIT
+    );
+    typed && code == SI_KERNEL && same_group
+}
+
+fn forward(child: &Child, signal: u32, code: i32) {
     let raw = i32::try_from(signal)
         .ok()
         .and_then(rustix::process::Signal::from_named_raw);
@@ -250,6 +278,10 @@ fn forward(child: &Child, signal: u32) {
         .ok()
         .and_then(rustix::process::Pid::from_raw);
     if let (Some(signal), Some(pid)) = (raw, pid) {
+        let group = rustix::process::getpgid(Some(pid));
+        if has_had(signal, code, group == Ok(rustix::process::getpgrp())) {
+            return;
+        }
         #[expect(
             clippy::disallowed_methods,
             reason = "passes a signal meant for the command on to our own child"
@@ -269,4 +301,44 @@ fn exit_code(status: ExitStatus) -> u8 {
         .or_else(|| status.signal().map(|signal| 128 + signal))
         .unwrap_or(1);
     u8::try_from(code).unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::Signal;
+
+    use super::*;
+
+    #[test]
+    fn what_the_terminal_has_sent_to_the_command_is_not_sent_again() {
+        // By kill and by sigqueue.
+        const OTHERS: [i32; 2] = [0, -1];
+        for signal in [Signal::INT, Signal::QUIT] {
+            assert!(has_had(signal, SI_KERNEL, true));
+            assert!(
+                !has_had(signal, SI_KERNEL, false),
+                "it has a group of its own"
+            );
+            assert!(OTHERS.iter().all(|code| !has_had(signal, *code, true)));
+        }
+        assert!(!has_had(Signal::HUP, SI_KERNEL, true));
+    }
+
+    #[test]
+    fn without_its_rescue_thread_it_ends_when_no_command_is_left() {
+        let none = nix::sys::signal::SigSet::empty();
+        let signals =
+            SignalFd::with_flags(&none, nix::sys::signalfd::SfdFlags::SFD_NONBLOCK).unwrap();
+        // Readable at once, as the end of the thread is.
+        let (ended, writer) = rustix::pipe::pipe().unwrap();
+        rustix::io::write(&writer, &[1]).unwrap();
+        let mut own = vec![open_process(std::process::id()).unwrap()];
+        let reason = wait(&signals, ended.as_fd(), &mut own, None).unwrap();
+        assert_eq!((reason, own.len()), (None, 1));
+        let mut command = Command::new("true").spawn().unwrap();
+        let mut targets = vec![open_process(command.id()).unwrap()];
+        let reason = wait(&signals, ended.as_fd(), &mut targets, Some(&mut command)).unwrap();
+        assert_eq!((reason, targets.len()), (None, 0));
+        assert!(command.wait().unwrap().success());
+    }
 }

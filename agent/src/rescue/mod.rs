@@ -7,6 +7,7 @@
 mod accounts;
 mod act;
 mod chronicle;
+mod ended;
 mod episode;
 mod events;
 mod explain;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
+use super::ended::{Ended, ended};
 use super::sentinel::Sentinel;
 use super::settings::Settings;
 use super::stats::Stats;
@@ -48,6 +49,7 @@ pub struct Summary {
 pub struct Handle {
     remote: Remote,
     finished: Receiver<Summary>,
+    ended: Ended,
 }
 
 /// Asks the thread for things from anywhere.
@@ -87,6 +89,7 @@ pub fn start(
     };
     let woken = wake.clone();
     let (done, finished) = channel();
+    let (until_end, ended) = ended()?;
     std::thread::Builder::new()
         .name("rescue".into())
         .spawn(move || {
@@ -100,15 +103,19 @@ pub fn start(
                 Box::new(tell),
                 stats,
             );
+            // Of what a panic drops the first: to detach the hooks takes the kernel its time.
+            let until_end = until_end;
             run(&mut sentinel, &inbox, &woken);
             let (summary, sensor) = sentinel.finish();
             // Detaching hooks takes the kernel a second or more; nobody needs to wait for it. No receiver is fine too.
             let _ = done.send(summary);
+            drop(until_end);
             drop(sensor);
         })?;
     Ok(Handle {
         remote: Remote { sender, wake },
         finished,
+        ended,
     })
 }
 
@@ -139,6 +146,12 @@ impl Handle {
     #[must_use]
     pub fn remote(&self) -> Remote {
         self.remote.clone()
+    }
+
+    /// Becomes readable when the thread has ended. That it was not asked to means that it panicked: nothing is watched any more.
+    #[must_use]
+    pub fn ended(&self) -> BorrowedFd<'_> {
+        self.ended.as_fd()
     }
 
     /// Ends the thread: closes open stalls as detached and tells the final counts of every loop.
