@@ -113,8 +113,9 @@ impl RunDir {
         ))
     }
 
-    /// Removes what belongs to processes that `alive` does not know.
-    pub fn sweep(&self, alive: impl Fn(u32) -> bool) {
+    /// Removes what belongs to processes that `alive` knows to have ended, unless an agent holds their lock: it sees what this one
+    /// does not.
+    pub fn sweep(&self, alive: impl Fn(u32) -> Option<bool>) {
         let Ok(entries) = fs::read_dir(&self.0) else {
             return;
         };
@@ -123,11 +124,42 @@ impl RunDir {
             let pid = name
                 .to_str()
                 .and_then(|name| name.split_once('-')?.0.parse().ok());
-            if pid.is_some_and(|pid| !alive(pid)) {
+            if pid.and_then(&alive) != Some(false) {
+                continue;
+            }
+            let path = entry.path();
+            let lock = lock_if_there(&path.with_extension("lock"));
+            if !matches!(lock, Ok(Locked::Other) | Err(_)) {
                 // Another agent may have been faster.
-                let _ = fs::remove_file(entry.path());
+                let _ = fs::remove_file(path);
             }
         }
+    }
+}
+
+/// A lock file that is there or not.
+enum Locked {
+    /// By this file, until it is closed.
+    Ours { _file: File },
+    /// By another agent.
+    Other,
+    /// There is none.
+    Missing,
+}
+
+fn lock_if_there(path: &Path) -> io::Result<Locked> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+        .open(path);
+    let file = match file {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Locked::Missing),
+        file => file?,
+    };
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Locked::Ours { _file: file }),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(Locked::Other),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -330,10 +362,32 @@ mod tests {
             .unwrap()
             .spend(Mono(5))
             .unwrap();
-        dir.sweep(|pid| pid == 42);
+        dir.sweep(|pid| Some(pid == 42));
         assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 1);
-        dir.sweep(|_| false);
+        dir.sweep(|_| Some(false));
         assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 0);
+        fs::remove_dir_all(&dir.0).unwrap();
+    }
+
+    #[test]
+    fn what_another_agent_may_need_is_not_swept() {
+        let dir = dir("sweep-held");
+        let count = || fs::read_dir(&dir.0).unwrap().count();
+        let held = EnforcerLock::take(&dir, PROCESS).unwrap();
+        assert!(held.is_some());
+        let mut budget = Budget::of(&dir, PROCESS, 2, MINUTE).unwrap();
+        budget.spend(Mono(5)).unwrap();
+        dir.sweep(|_| Some(false));
+        assert_eq!(count(), 2, "its lock is held");
+        drop(held);
+        // Whether it lives cannot be told.
+        dir.sweep(|_| None);
+        assert_eq!(count(), 2);
+        // A test beside this one may be between fork and exec, with a copy of the descriptor until the exec.
+        while count() > 0 {
+            dir.sweep(|_| Some(false));
+            std::thread::yield_now();
+        }
         fs::remove_dir_all(&dir.0).unwrap();
     }
 }

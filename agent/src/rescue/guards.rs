@@ -2,6 +2,7 @@
 
 use super::sentinel::Sentinel;
 use crate::action::{Budget, EnforcerLock, GuardError, RunDir};
+use crate::kernel::{in_host_pid_namespace, procfs_is_ours};
 use crate::pipeline::policy::Guards;
 use crate::pipeline::{Mode, Mono, PidKey};
 
@@ -52,7 +53,9 @@ impl Sentinel {
             return Ok(dir.clone());
         }
         let dir = RunDir::open()?;
-        dir.sweep(|pid| std::path::Path::new(&format!("/proc/{pid}")).exists());
+        // Ids in the folder are the host's: only there does their absence from procfs say anything.
+        let all_seen = in_host_pid_namespace() && procfs_is_ours();
+        dir.sweep(|pid| all_seen.then(|| std::path::Path::new(&format!("/proc/{pid}")).exists()));
         self.run_dir = Some(dir.clone());
         Ok(dir)
     }
