@@ -2,9 +2,9 @@
 //!
 //! Pure: a probe's specification and what the loop did go in, a forecast comes out. Nothing here knows when the kubelet probes:
 //! it ticks every period from a start that nobody outside it sees. So the forecast follows many kubelets at once, one for each
-//! phase that the real one may have ([`Kubelet`]), and says between which moments they decide.
+//! phase that the real one may have (`kubelet`), and says between which moments they decide.
 //!
-//! The rules are those of `pkg/kubelet/prober`: see [`Kubelet`].
+//! The rules are those of `pkg/kubelet/prober`: see `kubelet`.
 
 mod forecast;
 mod kubelet;
