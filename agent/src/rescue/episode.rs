@@ -65,7 +65,8 @@ impl Sentinel {
             older_than_agent,
             wanted,
             pidfd_child,
-            next_look: Some(now),
+            // Without rules there is nothing to decide, however often it is looked at.
+            next_look: settings.engine.map(|_| now),
             termed: None,
             termed_as: None,
             killed: None,

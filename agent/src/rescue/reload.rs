@@ -88,7 +88,7 @@ impl Sentinel {
                 let children = self.family.children(watched.id.process.pid);
                 let unread = children.iter().any(|child| child.engine.is_none());
                 let at = if unread { now.plus(READING) } else { now };
-                reopen(episode, after.mode, at);
+                reopen(episode, after.mode, after.engine.map(|_| at));
             }
         }
     }
@@ -177,7 +177,7 @@ fn concerns(before: &InForce, after: &InForce) -> bool {
 
 /// What was only told of is not done, and what was refused may be allowed now. What was done stays done, and is neither done
 /// nor told of again.
-fn reopen(episode: &mut Episode, mode: Mode, at: Mono) {
+fn reopen(episode: &mut Episode, mode: Mode, next_look: Option<Mono>) {
     let undone = episode.killed == Some(Outcome::WouldSend) && mode == Mode::Enforce;
     if episode.killed.is_some() && !undone {
         return;
@@ -187,5 +187,5 @@ fn reopen(episode: &mut Episode, mode: Mode, at: Mono) {
         episode.termed = None;
     }
     episode.said.clear();
-    episode.next_look = Some(at);
+    episode.next_look = next_look;
 }
