@@ -13,7 +13,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use export_support::{
-    PATIENCE, closed, ended, eventually, get, info, opened, sent, settings, start, totals, waited,
+    PATIENCE, at_risk, closed, ended, eventually, get, info, opened, sent, settings, start, totals,
+    waited,
 };
 use loopwarden::export::Exporter;
 use loopwarden::export::metric::{Kind, Metric};
@@ -197,7 +198,15 @@ async fn a_real_prometheus_understands_what_is_pushed_and_scraped() {
         what: "ring_full".into(),
         count: 3,
     };
-    for notice in [opened(&me), sent(&me), waited(&me), closed(&me), lost] {
+    let story = [
+        opened(&me),
+        at_risk(&me),
+        sent(&me),
+        waited(&me),
+        closed(&me),
+        lost,
+    ];
+    for notice in story {
         exporter.notice(notice);
     }
     values_and_labels(&prometheus).await;

@@ -140,8 +140,7 @@ fn reaped(record: &LoopRecord, result: i64) -> bool {
         return true;
     }
     // Where it wants no details (no place for them), nobody can tell.
-    record.wait_info != 0
-        && user::<i32>(record.wait_info.wrapping_add(SI_PID)).unwrap_or(0) != 0
+    record.wait_info != 0 && user::<i32>(record.wait_info.wrapping_add(SI_PID)).unwrap_or(0) != 0
 }
 
 #[inline(always)]

@@ -14,6 +14,7 @@ use loopwarden::export::{
     AgentSource, AgentStats, Exporter, FileSettings, HookVerdict, JournalStats, LoopSource,
     MapFill, Settings,
 };
+use loopwarden::pipeline::liveness::{Level, Outlook, RiskView};
 use loopwarden::pipeline::{
     ActionNotice, Cause, CauseKind, EndedBy, Histogram, IncidentId, LoopId, LoopInfo, LoopTotals,
     Mode, Mono, Notice, Outcome, Pid, PidKey, Signal, StallView, Tid,
@@ -141,6 +142,25 @@ pub fn opened(info: &Arc<LoopInfo>) -> Notice {
     Notice::StallOpened {
         info: info.clone(),
         view: view(Duration::from_millis(100)),
+    }
+}
+
+pub fn at_risk(info: &Arc<LoopInfo>) -> Notice {
+    let outlook = Outlook {
+        failed_probes: 1,
+        to_decision: Some(Duration::from_secs(9)),
+        to_sigkill: Some(Duration::from_secs(39)),
+        uncertainty: Some(Duration::from_secs(5)),
+        probes_seen: false,
+    };
+    Notice::Risk {
+        info: info.clone(),
+        risk: RiskView {
+            at: Mono(0),
+            level: Level::Imminent,
+            changed: true,
+            outlook,
+        },
     }
 }
 
