@@ -586,11 +586,11 @@ def sleep_beside_wait(box):
 
 
 def sleep_after_wait(box):
-    """A wait for a child that was given up, and then a sleep in the same iteration."""
+    """A wait for a child that was given up before the stall is noticed, and then a sleep in the same iteration."""
     process = sleeper(HOLD * 2)
     yield
     try:
-        process.wait(timeout=0.12)
+        process.wait(timeout=0.02)
     except subprocess.TimeoutExpired:
         pass
     box.begin()

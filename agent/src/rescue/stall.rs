@@ -1,6 +1,7 @@
 //! Recognising loops, and opening, updating and closing their stalls.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::accounts::Accounts;
@@ -13,8 +14,8 @@ use crate::pipeline::event::Beat;
 use crate::pipeline::policy::{WaitFacts, awaited_cause};
 use crate::pipeline::recognise::Candidate;
 use crate::pipeline::{
-    Cause, CauseKind, ChildCause, EndedBy, LoopId, LoopTotals, Mono, Notice, StallView, StarvedBy,
-    Tid,
+    Cause, CauseKind, ChildCause, EndedBy, Evidence, LoopId, LoopTotals, Mono, Notice, StallView,
+    StarvedBy, Tid,
 };
 use crate::target::scout::Question;
 
@@ -271,6 +272,9 @@ impl Sentinel {
         let clear = is_clear(&stall.facts, stall.cause.kind, cause.kind);
         let shown = clear && (!unknown || stall.unknown == UNKNOWN_LOOKS);
         if shown && differs(&stall.cause, &cause) {
+            if cause.kind != stall.cause.kind {
+                stall.turn_evidence(cause.kind);
+            }
             stall.cause = cause;
             stall.cause_at = now;
             let view = view_of(stall, now);
@@ -437,6 +441,19 @@ impl Sentinel {
 }
 
 impl Stall {
+    /// What it is about has changed: a stack of what it was about before would be taken for one of what it is about now.
+    fn turn_evidence(&mut self, kind: CauseKind) {
+        let without_stack = |before: &Arc<Evidence>| {
+            Arc::new(Evidence {
+                stack: None,
+                holder_stack: None,
+                ..Evidence::clone(before)
+            })
+        };
+        let known = self.evidence_of.get(&kind).cloned();
+        self.evidence = known.or_else(|| self.evidence.as_ref().map(without_stack));
+    }
+
     /// Adds the time since the last look, of which there are only accounts.
     fn add_rest(&mut self, id: LoopId, at: Mono) {
         let scheduled = self
