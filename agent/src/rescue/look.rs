@@ -84,14 +84,25 @@ pub(super) fn waits(reading: &Reading) -> bool {
         .is_some_and(|wait| wait.calls > 1 || (wait.call.is_some() && !wait.options.polls()))
 }
 
-/// Whether a thread waits for children right now, and not only before in the same iteration: what a signal needs.
+/// Whether a thread waits for children right now, and not only before in the same iteration: what a signal needs. Two witnesses:
+/// the hooks, and procfs, because a hook that the kernel skips once would leave the thread in a wait for the rest of the iteration.
 pub(super) fn waits_now(id: LoopId, reading: &Reading, now: Mono) -> bool {
-    let Some(wait) = reading.wait else {
-        // In a poll of a pidfd, or else there would be no episode.
-        return reading.nested.is_some();
-    };
-    // Only between looks does it take procfs to tell.
-    wait.blocks() || (wait.looks_again(now) && is_between_looks(&doing(id, reading, None)))
+    let doing = doing(id, reading, None);
+    match (reading.wait, &doing) {
+        (Some(wait), Doing::Call { name, .. }) if wait.blocks() => name.starts_with("wait"),
+        // Not to be had without permission to trace: then the hooks stand alone.
+        (Some(wait), Doing::Unreadable) if wait.blocks() => true,
+        (Some(wait), _) => wait.looks_again(now) && is_between_looks(&doing),
+        // A poll of a pidfd, or else there would be no episode.
+        (None, Doing::Call { name, .. }) => {
+            reading.nested.is_some() && (is_any_poll(name) || name == "restart_syscall")
+        }
+        (None, _) => reading.nested.is_some() && doing == Doing::Unreadable,
+    }
+}
+
+fn is_any_poll(name: &str) -> bool {
+    name.contains("poll") || name.contains("select")
 }
 
 /// The same as a cause tells it.

@@ -64,14 +64,15 @@ fn another() -> Result<()> {
 fn stays_alone(scene: &mut Scene, engine: u32, cause: &str) -> Result<Line> {
     scene.victim.answer("left")?;
     scene.watch.linger(grace_ms() + 500)?;
-    alive::must_live("the engine", engine)?;
     let pid = scene.victim.pid;
     let own = || {
         let lines = scene.watch.seen().iter();
         lines.filter(|line| line.number("/pid") == Some(pid.into()))
     };
     let action = own().find(|line| line.kind() == "action");
-    ensure!(action.is_none(), "{action:?}");
+    let before = || own().map(ToString::to_string).collect::<Vec<_>>();
+    ensure!(action.is_none(), "{:#?}", before());
+    alive::must_live("the engine", engine)?;
     // The grace is longer than the agent may take to see that the wait was left.
     let last = own()
         .rfind(|line| ["stall_opened", "stall_updated"].contains(&line.kind()))
