@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Which poll call a loop uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,7 +183,11 @@ pub(crate) fn wait4_until_woken(pid: i32) -> io::Result<()> {
     // SAFETY: neither a status nor the usage is asked for.
     let result = unsafe { libc::syscall(libc::SYS_wait4, pid, none, 0, none) };
     match checked(result) {
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+            // The next one is for the nap that follows.
+            WOKEN.store(false, Ordering::SeqCst);
+            Ok(())
+        }
         Err(error) => Err(error),
         Ok(_) => Err(io::Error::other("the child has ended")),
     }
@@ -247,11 +252,16 @@ pub(crate) fn ignore(number: i32) -> io::Result<()> {
 /// What ends a [`nap`].
 pub(crate) const WAKE: i32 = libc::SIGUSR1;
 
+/// [`WAKE`] has come.
+static WOKEN: AtomicBool = AtomicBool::new(false);
+
 /// From now on [`WAKE`] interrupts calls, and does nothing else.
 pub(crate) fn be_wakeable() -> io::Result<()> {
-    extern "C" fn awake(_: i32) {}
+    extern "C" fn awake(_: i32) {
+        WOKEN.store(true, Ordering::SeqCst);
+    }
     let handler: extern "C" fn(i32) = awake;
-    // SAFETY: all-zero is a valid sigaction: no flags (so that calls are not begun again), an empty mask. The handler does nothing.
+    // SAFETY: all-zero is a valid sigaction: no flags (so that calls are not begun again), an empty mask. The handler only sets a flag.
     let set = unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = handler as libc::sighandler_t;
@@ -260,19 +270,22 @@ pub(crate) fn be_wakeable() -> io::Result<()> {
     checked(set.into()).map(|_| ())
 }
 
-/// Sleeps until [`WAKE`] comes.
+/// Sleeps until [`WAKE`] comes; not at all if it has come since the last sleep.
 pub(crate) fn nap() -> io::Result<()> {
     be_wakeable()?;
     let hour = libc::timespec {
         tv_sec: 3600,
         tv_nsec: 0,
     };
-    // SAFETY: the time is a local, and how much was left is not asked for.
-    let slept = unsafe { libc::nanosleep(&raw const hour, std::ptr::null_mut()) };
-    match checked(slept.into()) {
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
-        other => other.map(|_| ()),
+    while !WOKEN.swap(false, Ordering::SeqCst) {
+        // SAFETY: the time is a local, and how much was left is not asked for.
+        let slept = unsafe { libc::nanosleep(&raw const hour, std::ptr::null_mut()) };
+        match checked(slept.into()) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            _ => {}
+        }
     }
+    Ok(())
 }
 
 /// Leaves namespaces for new ones.

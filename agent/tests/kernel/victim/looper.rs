@@ -50,6 +50,8 @@ pub(super) fn run(poller: &str, options: &[&str]) -> Result<()> {
     if options.contains(&"unstoppable") {
         sys::ignore(libc::SIGTSTP)?;
     }
+    // A test may wake it before it naps, when another stall has been told.
+    sys::be_wakeable()?;
     answer(&format!("ready {}", std::process::id()));
     let mut pending = Vec::new();
     loop {
