@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
-use loopwarden::commands::log_queue::{self, LogWriter};
 use loopwarden::commands::{doctor, incidents, replay, run, watch};
 use loopwarden::demo;
 use loopwarden::evidence::helper;
@@ -44,7 +43,6 @@ enum Command {
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn"))
         .format_target(false)
-        .target(env_logger::Target::Pipe(Box::new(LogWriter)))
         .init();
     let cli = Cli::parse();
     let result = match cli.command {
@@ -66,7 +64,6 @@ fn main() -> ExitCode {
             Ok(0)
         }
     };
-    log_queue::finish();
     match result {
         Ok(status) => ExitCode::from(status),
         Err(error) => {

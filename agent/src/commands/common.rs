@@ -4,7 +4,6 @@ use anyhow::{Context as _, Result};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use super::log_queue;
 use crate::kernel::{self, Sensor};
 
 /// Takes the signals that end or reload the agent out of the hands of its threads. Call it before any thread starts.
@@ -19,7 +18,6 @@ pub(super) fn catch_signals() -> Result<SignalFd> {
         set.add(signal);
     }
     set.thread_block().context("cannot block signals")?;
-    log_queue::start();
     SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .context("cannot make a signalfd")
 }

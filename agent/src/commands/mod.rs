@@ -4,7 +4,6 @@ mod checks;
 mod common;
 pub mod doctor;
 pub mod incidents;
-pub mod log_queue;
 mod output;
 pub mod replay;
 pub mod run;
