@@ -75,6 +75,9 @@ pub struct RiskView {
 pub struct Follower {
     forecaster: Forecaster,
     risk: Risk,
+    /// What was last looked at, and when to look again: many loops may be at risk at once, and each is asked at every tick.
+    away: Option<Mono>,
+    due: Option<Mono>,
 }
 
 impl Follower {
@@ -84,6 +87,8 @@ impl Follower {
         Self {
             forecaster: Forecaster::new(spec),
             risk: Risk::default(),
+            away: None,
+            due: None,
         }
     }
 
@@ -95,8 +100,19 @@ impl Follower {
 
     /// The loop is away since then, or is not; the answer is what there is to tell of the risk.
     pub fn look(&mut self, now: Mono, away: Option<Mono>) -> Option<RiskView> {
+        if self.due(away).is_none_or(|due| now < due) && (self.is_fine() || away == self.away) {
+            return None;
+        }
         self.forecaster.seen(now, away);
-        self.tell(self.forecaster.forecast(), now)
+        let forecast = self.forecaster.forecast();
+        self.away = away;
+        let told = self.tell(forecast, now);
+        self.due = self.risk.due(forecast.as_ref(), self.forecaster.spec());
+        told
+    }
+
+    fn is_fine(&self) -> bool {
+        self.forecaster.is_fine() && self.risk.level() == Level::None
     }
 
     fn tell(&mut self, forecast: Option<Forecast>, now: Mono) -> Option<RiskView> {
@@ -123,6 +139,8 @@ impl Follower {
             .forecast()
             .map(|forecast| Outlook::of(&forecast, self.forecaster.spec(), at));
         self.forecaster.back(at);
+        // What is left of the risk is looked at anew.
+        self.away = Some(since);
         outlook
     }
 
@@ -134,12 +152,10 @@ impl Follower {
     /// When to look again, given since when the loop is away.
     #[must_use]
     pub fn due(&self, away: Option<Mono>) -> Option<Mono> {
-        let spec = self.forecaster.spec();
-        let forecast = self.forecaster.forecast();
-        match self.risk.due(forecast.as_ref(), spec) {
-            Some(due) => Some(due),
-            None if self.forecaster.is_fine() => away.map(|since| since.plus(spec.timeout)),
-            None => None,
+        if self.is_fine() {
+            away.map(|since| since.plus(self.forecaster.spec().timeout))
+        } else {
+            self.due
         }
     }
 }
