@@ -11,6 +11,7 @@ use crate::pipeline::interpreter::Word;
 use crate::pipeline::{ChildCause, LoopId, Mono, Pid};
 use crate::proc;
 use crate::target::cgroup::CpuStat;
+use crate::target::freezer::Freezer;
 
 /// What is known of a loop beside what procfs shows.
 pub(super) struct Known<'a> {
@@ -20,6 +21,8 @@ pub(super) struct Known<'a> {
     pub(super) stopped_by: Option<Pid>,
     /// Its cgroup's CPU accounts.
     pub(super) cpu_stat: Option<&'a CpuStat>,
+    /// Tells whether its cgroup is frozen.
+    pub(super) freezer: &'a Freezer,
     /// Whose word an address in its memory is.
     pub(super) word: &'a dyn Fn(u64) -> Word,
 }
@@ -58,6 +61,7 @@ pub(super) fn look(
         state,
         waits: still_waits(reading, &doing, now, computes) || polls_pidfd(reading, &known),
         doing,
+        frozen: known.freezer.holds(id, state, kernel_function.as_deref()),
         kernel_function,
         child: known.child,
         in_own_poll: matches!(reading.beat, Beat::Polling { .. }),

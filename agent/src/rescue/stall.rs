@@ -215,6 +215,7 @@ impl Sentinel {
             child: self.child_cause(watched, now),
             stopped_by: self.family.get(process.pid).and_then(|own| own.stopped_by),
             cpu_stat: self.cpu_stats.get(&process.pid),
+            freezer: &self.freezer,
             word: &|address| self.collector.word(process, address),
         };
         let (facts, accounts) = look(watched.id, reading, before, known, now);

@@ -8,7 +8,7 @@
 //! Called on the rescue thread: procfs and cgroupfs only, whose files are short and come from the kernel's memory.
 
 use super::mounts::{Folder, Mounts, read_bounded};
-use crate::pipeline::Pid;
+use crate::pipeline::{LoopId, Pid};
 use crate::proc;
 
 /// A dozen lines with a path each.
@@ -55,6 +55,19 @@ impl Freezer {
         }
     }
 
+    /// Whether a thread is frozen that was just seen in a state, and asleep in a function of the kernel if that named one.
+    #[must_use]
+    pub fn holds(&self, thread: LoopId, state: char, sleeps_in: Option<&str>) -> bool {
+        match (sleeps_in, state) {
+            (Some(function), _) => is_its_place(function),
+            (None, 'S' | 'D') => {
+                let (pid, tid) = (thread.process.pid, thread.tid);
+                self.by_cgroup(&format!("/proc/{pid}/task/{tid}"))
+            }
+            _ => false,
+        }
+    }
+
     fn by_cgroup(&self, task: &str) -> bool {
         let Ok(cgroups) = read_bounded(format!("{task}/cgroup"), MOST_OF_CGROUPS) else {
             return false;
@@ -87,9 +100,15 @@ fn parked(task: &str) -> Option<bool> {
 fn place(wchan: &str) -> Option<bool> {
     match wchan.trim() {
         "" | "0" => None,
-        "do_freezer_trap" | "get_signal" | "__refrigerator" => Some(true),
-        _ => Some(false),
+        function => Some(is_its_place(function)),
     }
+}
+
+fn is_its_place(function: &str) -> bool {
+    matches!(
+        function,
+        "do_freezer_trap" | "get_signal" | "__refrigerator"
+    )
 }
 
 /// Version 2 calls a group frozen once all in it is; one that is asked to be may have one process that is late, and all

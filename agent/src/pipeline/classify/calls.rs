@@ -162,14 +162,6 @@ fn is_remote_storage(function: &str) -> bool {
         || function == "request_wait_answer"
 }
 
-/// Where a frozen thread is parked: `pipeline` cannot ask procfs, so the names are here too.
-pub(super) fn is_freezer(function: &str) -> bool {
-    matches!(
-        function,
-        "do_freezer_trap" | "__refrigerator" | "get_signal"
-    )
-}
-
 /// Functions in which a thread waits for memory and nothing else.
 pub(super) fn is_memory(function: &str) -> bool {
     [

@@ -52,6 +52,8 @@ pub struct ThreadFacts {
     pub doing: Doing,
     /// Where in the kernel it sleeps, if it sleeps and that may be read.
     pub kernel_function: Option<String>,
+    /// It is parked in the freezer of its cgroup.
+    pub frozen: bool,
     /// The child it waits for, if it waits for one that is known.
     pub child: Option<ChildCause>,
     /// It waits for children (in the call, or polling with naps).

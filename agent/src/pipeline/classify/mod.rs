@@ -123,9 +123,7 @@ fn stopped_by(facts: &ThreadFacts) -> Option<StoppedBy> {
     match facts.state {
         'T' => Some(StoppedBy::Signal),
         't' => Some(StoppedBy::Tracer),
-        _ if calls::is_freezer(facts.kernel_function.as_deref().unwrap_or_default()) => {
-            Some(StoppedBy::Freezer)
-        }
+        _ if facts.frozen => Some(StoppedBy::Freezer),
         _ => None,
     }
 }

@@ -30,6 +30,13 @@ fn at(function: &str, facts: ThreadFacts) -> ThreadFacts {
     }
 }
 
+fn frozen(facts: ThreadFacts) -> ThreadFacts {
+    ThreadFacts {
+        frozen: true,
+        ..facts
+    }
+}
+
 fn in_state(state: char, facts: ThreadFacts) -> ThreadFacts {
     ThreadFacts { state, ..facts }
 }
@@ -397,11 +404,11 @@ fn what_holds_it_is_named() {
         (in_state('T', plain("epoll_wait", None)), StoppedBy::Signal),
         (in_state('t', running(0, 0)), StoppedBy::Tracer),
         (
-            at("do_freezer_trap", in_own_poll(plain("epoll_wait", None))),
+            frozen(in_own_poll(plain("epoll_wait", None))),
             StoppedBy::Freezer,
         ),
         (
-            at("__refrigerator", in_state('D', plain("read", Some(File)))),
+            frozen(in_state('D', plain("read", Some(File)))),
             StoppedBy::Freezer,
         ),
     ];
