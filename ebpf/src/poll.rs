@@ -175,6 +175,16 @@ fn begin(caller: Caller, slot: u32, record: &mut LoopRecord, poll: &Poll, syscal
     record.seq = record.seq.wrapping_add(1);
 }
 
+/// A thread that does something else is not in its poll: the exit was not seen. With fexit, the kernel passes over it for every
+/// thread that sleeps in the call while somebody else attaches to the same function or detaches from it.
+#[inline(always)]
+pub fn must_have_left(record: &mut LoopRecord, now: u64) {
+    if record.state == STATE_POLLING {
+        record.state = STATE_BUSY;
+        record.since = now;
+    }
+}
+
 #[inline(always)]
 fn end_iteration(caller: Caller, slot: u32, record: &mut LoopRecord, now: u64) {
     if now < record.since {
@@ -208,6 +218,7 @@ fn begin_nested(
     syscall: u32,
     now: u64,
 ) {
+    must_have_left(record, now);
     record.nested = record.nested.wrapping_add(1);
     let again = record.nested_first != 0
         && record.nested_key.class == poll.key.class

@@ -7,6 +7,7 @@ use loopwarden_abi::{
 
 use crate::kernel::user;
 use crate::maps::{Caller, event, now, send};
+use crate::poll;
 
 const WNOHANG: u32 = 1;
 const ECHILD: i64 = 10;
@@ -66,6 +67,7 @@ pub fn enter(caller: Caller, wanted: Wanted) {
     let record = unsafe { &mut *record };
     let now = now();
     record.seq = record.seq.wrapping_add(1);
+    poll::must_have_left(record, now);
     let same =
         record.wait_start != 0 && record.wait_which == wanted.which && record.wait_id == wanted.id;
     if !same {

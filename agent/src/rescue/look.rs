@@ -57,6 +57,7 @@ pub(super) fn look(
     let mut accounts = Accounts::read(id, wanted, now);
     let scheduled = before.and_then(|before| accounts.since(before));
     let computes = scheduled.is_some_and(|times| times.run_ns > times.window_ns / 2);
+    let in_own_poll = matches!(reading.beat, Beat::Polling { .. }) && may_poll(&doing);
     let facts = ThreadFacts {
         state,
         waits: still_waits(reading, &doing, now, computes) || polls_pidfd(reading, &known),
@@ -64,7 +65,7 @@ pub(super) fn look(
         frozen: known.freezer.holds(id, state, kernel_function.as_deref()),
         kernel_function,
         child: known.child,
-        in_own_poll: matches!(reading.beat, Beat::Polling { .. }),
+        in_own_poll,
         word,
         scheduled,
         stopper: match state {
@@ -105,6 +106,14 @@ pub(super) fn waits_now(id: LoopId, reading: &Reading, now: Mono) -> bool {
     }
 }
 
+/// Whether procfs agrees that a thread is in its poll: the exit may not have been seen.
+fn may_poll(doing: &Doing) -> bool {
+    match doing {
+        Doing::Call { name, .. } => is_any_poll(name) || name == "restart_syscall",
+        Doing::Running | Doing::Elsewhere | Doing::Unreadable => true,
+    }
+}
+
 fn is_any_poll(name: &str) -> bool {
     name.contains("poll") || name.contains("select")
 }
@@ -115,7 +124,8 @@ fn still_waits(reading: &Reading, doing: &Doing, now: Mono, computes: bool) -> b
         return false;
     };
     if wait.blocks() {
-        return true;
+        // Its exit may not have been seen: then procfs shows another call.
+        return !matches!(doing, Doing::Call { name, .. } if !name.starts_with("wait"));
     }
     // A thread that computes and looks now and then does not wait.
     let busy = *doing == Doing::Running && computes && !wait.never_naps();

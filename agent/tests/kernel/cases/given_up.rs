@@ -7,6 +7,7 @@ use super::Case;
 use crate::harness::line::Line;
 use crate::harness::scene::{ENFORCE, Scene};
 use crate::harness::victim::Victim;
+use crate::harness::watch::come_and_go;
 use crate::harness::{HELPER, alive, slowness};
 
 pub(super) fn cases() -> Vec<Case> {
@@ -23,7 +24,12 @@ pub(super) fn cases() -> Vec<Case> {
                 scene.victim.wake()
             })
         }),
-        Case::new("given_up::another_reaped_without_asking_which", another),
+        Case::new("given_up::another_reaped_without_asking_which", || {
+            another(|| Ok(()))
+        }),
+        Case::new("given_up::while_another_agent_came_and_went", || {
+            another(come_and_go)
+        }),
     ]
 }
 
@@ -48,12 +54,13 @@ fn left(way: &str, cause: &str, leave: impl FnOnce(&mut Scene) -> Result<()>) ->
     scene.end(&[]).map(|_| ())
 }
 
-fn another() -> Result<()> {
+fn another(meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
     let mut scene = scene()?;
     let engine = scene.add_wedged_engine()?;
     let other = scene.add("other", "engine", HELPER)?;
     scene.victim.wait_for("any", "reaps_another_then_sleeps")?;
     scene.stall("child_wait")?;
+    meanwhile()?;
     alive::signal(other, libc::SIGKILL)?;
     stays_alone(&mut scene, engine, "sleep")?;
     scene.end(&[]).map(|_| ())

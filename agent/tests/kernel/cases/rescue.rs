@@ -8,6 +8,7 @@ use crate::harness::line::Line;
 use crate::harness::scene::{ENFORCE, Scene};
 use crate::harness::shared::Grace;
 use crate::harness::victim::Victim;
+use crate::harness::watch::come_and_go;
 use crate::harness::{ENGINE, HELPER};
 
 /// Every way of waiting that counts.
@@ -21,6 +22,10 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("rescue::grace_0s", || rescued("wait4", Grace::Zero)),
         Case::new("rescue::grace_20ms", || rescued("wait4", Grace::Short)),
         Case::new("rescue::a_loop_older_than_the_agent", older_than_the_agent),
+        Case::new(
+            "rescue::after_another_agent_came_and_went",
+            after_another_agent,
+        ),
         Case::new("rescue::any_child_of_one", || unnamed_child("any")),
         Case::new("rescue::group_of_one", || unnamed_child("group")),
         Case::new(
@@ -52,6 +57,24 @@ fn older_than_the_agent() -> Result<()> {
     }
     scene.victim.tell_to_end("engine")?;
     rescued_from(scene, engine, "wait4", 200_000_000)
+}
+
+/// The loop sleeps in its poll meanwhile.
+fn after_another_agent() -> Result<()> {
+    let victim = Victim::start(&["loop", "epoll_wait", "no-timeout"])?;
+    let arguments = [&ENFORCE[..], &["--grace", "200ms"]].concat();
+    let mut scene = Scene::with(victim, &arguments)?;
+    let engine = scene.victim.spawn("engine", "engine", ENGINE)?;
+    scene.victim.tell_to_end("engine")?;
+    come_and_go()?;
+    scene.victim.wait_for("engine", "wait4")?;
+    let line = scene.stall("child_wait")?;
+    let action = scene.rescued(engine)?;
+    ensure!(
+        action.text("/incident") == line.text("/incident"),
+        "{line}: {action}"
+    );
+    scene.end(&[(engine, "SIGKILL")]).map(|_| ())
 }
 
 fn wedge_and_end(mut scene: Scene, way: &str, grace_ns: u64) -> Result<()> {

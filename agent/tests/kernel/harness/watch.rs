@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use tempfile::TempDir;
 
 use super::line::Line;
+use super::victim::Victim;
 use super::{alive, limit};
 use crate::sys;
 
@@ -192,6 +193,16 @@ impl Drop for Agent {
             let _ = self.child.wait();
         }
     }
+}
+
+/// Another agent attaches to what this one is attached to, and detaches: kernels pass over the exit of a call then.
+pub(crate) fn come_and_go() -> Result<()> {
+    let victim = Victim::start(&["loop", "epoll_wait"])?;
+    let (agent, mut watch) = Agent::start(&[victim.pid], &Options::default())?;
+    let pid = victim.pid;
+    watch.next("another loop", |line| line.is("loop", pid))?;
+    victim.quit()?;
+    agent.finish(watch).map(|_| ())
 }
 
 /// The lines of an agent, one after another.
