@@ -35,7 +35,19 @@ pub enum EventKind {
     /// A signal was sent to a known process: `arg` is the sender's tgid, `id` the signal, `since` the start time of the
     /// target as known.
     Signalled = 11,
+    /// A connection to a watched port is complete: `tgid` asked for it at `since`, in the network namespace `extra`; the port
+    /// is `id`, in the network namespace `arg`.
+    ProbeBegan = 12,
+    /// That connection is over for who asked for it: `extra` is a `PROBE_*`, the rest as when it began.
+    ProbeEnded = 13,
 }
+
+/// Something was sent back before the end.
+pub const PROBE_ANSWERED: u32 = 0;
+/// Who asked closed it, without an answer.
+pub const PROBE_GIVEN_UP: u32 = 1;
+/// The other side closed it, without an answer.
+pub const PROBE_REFUSED: u32 = 2;
 
 /// The episode ended because a child was reaped.
 pub const WAIT_END_REAPED: u32 = 0;

@@ -18,6 +18,10 @@ pub const MAX_LOOPS: u32 = 4096;
 pub const MAX_TASKS: u32 = 32_768;
 /// Threads of watched processes that ever polled.
 pub const MAX_THREADS: u32 = 32_768;
+/// Ports that are watched for probes.
+pub const MAX_PORTS: u32 = 4096;
+/// Connections to these ports that are followed at once; the oldest give way.
+pub const MAX_CONNECTIONS: u32 = 8192;
 /// Bytes of the ring of rare events.
 pub const RING_BYTES: u32 = 1 << 20;
 
@@ -41,6 +45,14 @@ pub mod names {
     pub const WANTED_THREAD: &str = "WANTED_THREAD";
     /// Task iterators that read them, best first: with a helper of Linux 5.15, and without.
     pub const READ_REGISTERS: [&str; 2] = ["read_registers", "read_registers_by_stack"];
+    /// Ports that are probed, of any network namespace.
+    pub const PORTS: &str = "PORTS";
+    /// Ports that are probed, by network namespace and port.
+    pub const LISTENERS: &str = "LISTENERS";
+    /// Global of type [`crate::SocketFacts`].
+    pub const SOCKET_FACTS: &str = "SOCKET_FACTS";
+    /// Raw tracepoint on changes of a connection's state.
+    pub const CONNECTION_CHANGED: &str = "connection_changed";
     /// Global of type [`crate::Settings`].
     pub const SETTINGS: &str = "SETTINGS";
 }
@@ -146,5 +158,32 @@ pub struct Offsets {
     pub regs: [u32; 5],
 }
 
+/// Byte offsets of the fields of a TCP socket; all 0 where one is lacking, and then no connection is followed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct SocketFacts {
+    /// `sock.__sk_common.skc_family`
+    pub family: u32,
+    /// `sock.__sk_common.skc_num`: the own port, in the machine's byte order
+    pub num: u32,
+    /// `sock.__sk_common.skc_dport`: the other's port, in network byte order
+    pub dport: u32,
+    /// `sock.__sk_common.skc_rcv_saddr`: the own IPv4 address
+    pub saddr: u32,
+    /// `sock.__sk_common.skc_daddr`: the other's
+    pub daddr: u32,
+    /// `sock.__sk_common.skc_v6_rcv_saddr`, its last word; 0 without IPv6
+    pub v6_saddr: u32,
+    /// `sock.__sk_common.skc_v6_daddr`, its last word; 0 without IPv6
+    pub v6_daddr: u32,
+    /// `sock.__sk_common.skc_net.net`
+    pub net: u32,
+    /// `net.ns.inum`
+    pub net_inum: u32,
+    /// `tcp_sock.bytes_received`
+    pub bytes_received: u32,
+}
+
+const _: () = assert!(size_of::<SocketFacts>() == 40);
 const _: () = assert!(size_of::<Settings>() == 8);
 const _: () = assert!(size_of::<Offsets>() == 88);

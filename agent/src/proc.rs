@@ -1,6 +1,7 @@
 //! Small readers of procfs. Each reads one file once; a process that is gone is an error like any other.
 
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 use crate::pipeline::family::{Container, TELLING};
@@ -295,6 +296,12 @@ fn parse_pidfd(text: &str) -> Option<Pid> {
         .parse()
         .ok()
         .map(Pid)
+}
+
+/// Inode of the network namespace of a process.
+pub fn network_namespace(pid: Pid) -> io::Result<u32> {
+    let inode = std::fs::metadata(format!("/proc/{pid}/ns/net"))?.ino();
+    u32::try_from(inode).map_err(|_| unexpected("ns/net", &inode.to_string()))
 }
 
 /// Where a process runs: the container its cgroups name, else its namespaces.

@@ -35,6 +35,7 @@ pub fn settings_of(config: &Config, match_all: bool) -> Settings {
             termination_grace: ProbeSpec::TERMINATION_GRACE,
             imminent_margin: liveness.imminent_margin,
         }),
+        probed_port: target.liveness.and_then(|liveness| liveness.port),
     });
     let limits = Limits {
         node_kills: count(config.limits.node_kills.count),

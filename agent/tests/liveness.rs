@@ -1,12 +1,14 @@
 //! The liveness forecast against the demonstration's kubelet, an implementation of its own of the same rules: random probes,
-//! random phases, random stalls with moments of air between.
+//! random phases, random stalls with moments of air between. Without its probes, and with them.
 
 use std::time::Duration;
 
 use loopwarden::demo::kubelet::{self, Verdict, Worker};
-use loopwarden::pipeline::Mono;
-use loopwarden::pipeline::liveness::{Forecast, Forecaster, Level, ProbeSpec, Risk};
+use loopwarden::pipeline::event::ProbeEnd;
+use loopwarden::pipeline::liveness::{Forecast, Forecaster, Level, ProbeSpec, Probes, Risk};
+use loopwarden::pipeline::{Mono, Pid};
 use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
 
 const MS: u64 = 1_000_000;
 
@@ -309,4 +311,261 @@ fn a_container_that_lives_on_had_no_such_kubelet() {
     // The next stall is another matter.
     assert_eq!(at(60 + 97).level, Level::Elevated);
     assert_eq!(at(60 + 105).level, Level::Imminent);
+}
+
+/// Something that is seen at the port.
+#[derive(Debug, Clone, Copy)]
+struct Sight {
+    at: Mono,
+    client: Pid,
+    start: Mono,
+    /// How it ended, or nothing if it began.
+    how: Option<ProbeEnd>,
+}
+
+const KUBELET: Pid = Pid(10);
+const OTHER: Pid = Pid(20);
+
+/// What a connection that was asked for at `start` shows, and when it is over.
+fn shown(life: &Life, client: Pid, start: Mono, timeout: Duration) -> ([Sight; 2], Mono, bool) {
+    let answer = life.answers(start);
+    let answered = answer < start.plus(timeout);
+    let (at, how) = if answered {
+        (answer.plus(Duration::from_millis(2)), ProbeEnd::Answered)
+    } else {
+        (start.plus(timeout), ProbeEnd::GivenUp)
+    };
+    let sight = |at, how| Sight {
+        at,
+        client,
+        start,
+        how,
+    };
+    ([sight(start, None), sight(at, Some(how))], at, answered)
+}
+
+/// All that the kubelet shows until it decides, and when it does. It is late now and then, more so after a time-out.
+fn probes_of(life: &Life, end: Mono, late_ms: &[u64]) -> (Vec<Sight>, Option<Mono>) {
+    let spec = kubelet::ProbeSpec {
+        period: life.spec.period,
+        timeout: life.spec.timeout,
+        failures: life.spec.failures,
+    };
+    let mut worker = Worker::new(spec, Mono(life.phase_ms * MS));
+    let mut sights = Vec::new();
+    let mut late = late_ms.iter().cycle();
+    let mut after_timeout = false;
+    while let Some(due) = worker.due().filter(|due| *due < end) {
+        let own = if after_timeout && spec.timeout >= spec.period {
+            40
+        } else {
+            0
+        };
+        let delay = own + late.next().copied().unwrap_or(0);
+        let start = due.plus(Duration::from_millis(delay));
+        worker.started(start);
+        let (shown, at, answered) = shown(life, KUBELET, start, spec.timeout);
+        sights.extend(shown);
+        after_timeout = !answered;
+        if let Verdict::Kill(_) = worker.ended(at, answered) {
+            return (sights, Some(at));
+        }
+    }
+    (sights, None)
+}
+
+fn take(probes: &mut Probes, sight: &Sight) {
+    match sight.how {
+        None => probes.began(sight.client, sight.start),
+        Some(how) => probes.ended(sight.client, sight.start, sight.at, how),
+    }
+}
+
+/// What a client of another rhythm shows.
+fn client_of(life: &Life, end: Mono, every_ms: u64, timeout_ms: u64) -> Vec<Sight> {
+    let mut sights = Vec::new();
+    let mut start = Mono(700 * MS);
+    while start < end {
+        let (shown, at, _) = shown(life, OTHER, start, Duration::from_millis(timeout_ms));
+        sights.extend(shown);
+        start = at.plus(Duration::from_millis(every_ms));
+    }
+    sights
+}
+
+/// One case: how far off the forecast was at worst, in seconds, in the stall in which the kubelet decides.
+#[derive(Debug, Clone, Copy, Default)]
+struct Off {
+    early: f64,
+    late: f64,
+    told: u32,
+}
+
+/// Follows what is seen, and compares what is said with when the kubelet decides.
+fn compare(life: &Life, sights: &[Sight], kill: Mono) -> Off {
+    let mut probes = Probes::new(life.spec);
+    let mut off = Off::default();
+    let mut sights = sights.iter().peekable();
+    let stalls = life.stalls();
+    let mut now = Mono(0);
+    while now < kill {
+        while let Some(sight) = sights.next_if(|sight| sight.at <= now) {
+            take(&mut probes, sight);
+        }
+        let away = stalls
+            .iter()
+            .find(|(begin, end)| *begin <= now && now < *end)
+            .map(|(begin, _)| *begin);
+        // What is forecast while the loop will be back in time is right too: it says what happens if the loop stays away.
+        let fatal =
+            away.is_some_and(|away| stalls.iter().any(|stall| stall.0 == away && stall.1 > kill));
+        let window = probes
+            .forecast(now, away)
+            .flatten()
+            .and_then(|forecast| forecast.decision);
+        if let (true, Some(window)) = (fatal, window) {
+            let told = window.expected;
+            off.told += 1;
+            off.late = off.late.max(told.since(kill).as_secs_f64());
+            off.early = off.early.max(kill.since(told).as_secs_f64());
+        }
+        now = now.plus(Duration::from_millis(50));
+    }
+    off
+}
+
+fn seen_life() -> impl Strategy<Value = (Life, Vec<u64>, (u64, u64))> {
+    let late = prop::collection::vec(0..20_u64, 7);
+    let client = (100..7000_u64, 100..9000_u64);
+    (life(), late, client).prop_map(|(mut life, late, client)| {
+        // The kubelet has come some times before the first stall, and the last stall is the end of it.
+        let period = u64::try_from(life.spec.period.as_millis()).unwrap_or(1);
+        life.first_ms += 4 * period;
+        life.turns.push((400_000, 1));
+        (life, late, client)
+    })
+}
+
+/// The table's row: a thousand random cases.
+#[test]
+fn seen_probes_tell_the_decision() {
+    const CASES: u32 = 1000;
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let strategy = seen_life();
+    let (mut exact, mut told, mut latest) = (0, 0, 0.0_f64);
+    for _ in 0..CASES {
+        let (life, late, (every_ms, timeout_ms)) =
+            strategy.new_tree(&mut runner).expect("a case").current();
+        let end = life.stalls().last().expect("a stall").1;
+        let (mut sights, kill) = probes_of(&life, end, &late);
+        let kill = kill.expect("the last stall is longer than any probe endures");
+        sights.extend(client_of(&life, kill, every_ms, timeout_ms));
+        sights.sort_by_key(|sight| sight.at);
+        let off = compare(&life, &sights, kill);
+        latest = latest.max(off.late);
+        told += u32::from(off.told > 0);
+        if off.told > 0 && off.early <= 0.3 && off.late <= 0.3 {
+            exact += 1;
+        }
+    }
+    println!(
+        "within 0.3 s in {exact} of {told} cases; at most {latest:.3} s later than the decision"
+    );
+    assert_eq!(told, CASES, "a case without a forecast");
+    assert!(exact * 100 >= CASES * 95, "{exact} of {CASES}");
+    assert!(latest <= 1.0, "{latest} s later than the decision");
+}
+
+/// A readiness probe of the same period and time-out cannot be told from it: the forecast covers both.
+#[test]
+fn a_second_probe_of_the_same_period_widens_the_forecast() {
+    let life = for_good(spec(10, 1, 3), 3000);
+    let (mut sights, kill) = probes_of(&life, Mono(180_000 * MS), &[0]);
+    let readiness = Life {
+        phase_ms: 7000,
+        spec: spec(10, 1, 100),
+        ..life.clone()
+    };
+    sights.extend(probes_of(&readiness, Mono(180_000 * MS), &[0]).0);
+    sights.sort_by_key(|sight| sight.at);
+    let kill = kill.expect("the stall does not end");
+    let mut probes = Probes::new(life.spec);
+    let away = Some(Mono(60_000 * MS));
+    for sight in sights.iter().filter(|sight| sight.at < kill) {
+        take(&mut probes, sight);
+        if let Some(window) = probes
+            .forecast(sight.at, away.filter(|away| *away <= sight.at))
+            .flatten()
+            .and_then(|forecast| forecast.decision)
+        {
+            assert!(
+                window.earliest <= kill && kill <= window.latest,
+                "{window:?}: {kill:?}"
+            );
+        }
+    }
+    // Who probes on after the decision was the other one: what is left is what has decided.
+    for sight in sights.iter().filter(|sight| sight.at >= kill) {
+        take(&mut probes, sight);
+    }
+    let now = kill.plus(Duration::from_secs(15));
+    let decided = probes
+        .forecast(now, away)
+        .flatten()
+        .and_then(|forecast| forecast.decision);
+    let uncertainty = decided.map(|window| window.uncertainty());
+    assert!(
+        uncertainty <= Some(Duration::from_millis(60)),
+        "{decided:?}"
+    );
+}
+
+/// A probe that only connects is none of a loop's.
+#[test]
+fn a_probe_that_only_connects_says_nothing() {
+    let mut probes = Probes::new(spec(10, 1, 3));
+    for tick in 0..5 {
+        let start = Mono(tick * 10_000 * MS);
+        probes.began(KUBELET, start);
+        probes.ended(
+            KUBELET,
+            start,
+            start.plus(Duration::from_millis(1)),
+            ProbeEnd::GivenUp,
+        );
+    }
+    assert_eq!(
+        probes.forecast(Mono(45_000 * MS), Some(Mono(41_000 * MS))),
+        None
+    );
+}
+
+/// A client that comes often has a connection in every phase: it hides nobody and is taken for nobody.
+#[test]
+fn a_client_that_comes_often_is_no_kubelet() {
+    for every_ms in [100, 200, 250, 500] {
+        let life = for_good(spec(2, 1, 3), 1000);
+        let (mut sights, kill) = probes_of(&life, Mono(180_000 * MS), &[0, 3]);
+        let kill = kill.expect("the stall does not end");
+        sights.extend(client_of(&life, kill, every_ms, 50));
+        sights.sort_by_key(|sight| sight.at);
+        let off = compare(&life, &sights, kill);
+        assert!(
+            off.told > 0 && off.late < 0.1 && off.early < 0.2,
+            "{every_ms}: {off:?}"
+        );
+    }
+}
+
+/// Long without a probe, nothing is known of them any more.
+#[test]
+fn probes_that_stay_away_are_not_counted_on() {
+    let life = for_good(spec(10, 1, 3), 0);
+    let (sights, _) = probes_of(&life, Mono(50_000 * MS), &[0]);
+    let mut probes = Probes::new(life.spec);
+    for sight in &sights {
+        take(&mut probes, sight);
+    }
+    assert_eq!(probes.forecast(Mono(55_000 * MS), None), Some(None));
+    assert_eq!(probes.forecast(Mono(75_000 * MS), None), None);
 }

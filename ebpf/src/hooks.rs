@@ -8,6 +8,7 @@ use aya_ebpf::{
     programs::{FEntryContext, FExitContext, RawTracePointContext, TracePointContext},
 };
 
+use crate::connection;
 use crate::global;
 use crate::kernel::field;
 use crate::lifecycle::{self, TaskIterator};
@@ -146,6 +147,12 @@ pub fn process_exit(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "signal_generate")]
 pub fn signal_generate(ctx: RawTracePointContext) -> i32 {
     signal::generated(&ctx);
+    0
+}
+
+#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
+pub fn connection_changed(ctx: RawTracePointContext) -> i32 {
+    connection::changed(&ctx);
     0
 }
 

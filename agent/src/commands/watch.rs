@@ -97,11 +97,6 @@ pub fn run(args: Args) -> Result<u8> {
         liveness: args.liveness.map(Liveness::from),
         pids: pids.clone(),
     });
-    if args.liveness.is_some_and(|probe| probe.port.is_some()) {
-        log::warn!(
-            "--liveness: the port is not used by this version: probes are forecast from the numbers alone, and not seen"
-        );
-    }
     let settings = settings_of(&config, false);
     let rules = Arc::new(ConfigRules(config));
     let handle = rescue::start(sensor, settings, rules, Arc::default(), move |notice| {

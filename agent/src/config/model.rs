@@ -119,6 +119,8 @@ pub struct Liveness {
     pub timeout: Duration,
     /// failureThreshold.
     pub failures: u32,
+    /// The port, where one is named; else those on which the process listens.
+    pub port: Option<u16>,
     /// From how long before the kill decision the risk is imminent.
     pub imminent_margin: Duration,
 }
@@ -129,6 +131,7 @@ impl From<super::probe::Probe> for Liveness {
             period: probe.period,
             timeout: probe.timeout,
             failures: probe.failures,
+            port: probe.port,
             imminent_margin: defaults::IMMINENT_MARGIN,
         }
     }

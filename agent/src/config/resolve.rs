@@ -250,6 +250,7 @@ fn liveness(raw: &RawLiveness, path: &str, problems: &mut Problems) -> Option<Li
         period,
         timeout,
         failures,
+        port: None,
         imminent_margin,
     })
 }

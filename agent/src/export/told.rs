@@ -67,7 +67,8 @@ pub(super) fn liveness(outlook: &Outlook) -> Map<String, Value> {
 
 /// Seconds, to the millisecond: no forecast is finer.
 fn rounded(span: Duration) -> f64 {
-    Duration::from_millis(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)).as_secs_f64()
+    // In one division, which gives the number that is nearest to the decimal one.
+    f64::from(u32::try_from(span.as_millis()).unwrap_or(u32::MAX)) / 1000.0
 }
 
 /// The risk in words.

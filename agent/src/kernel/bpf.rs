@@ -1,6 +1,6 @@
 //! The sensor on top of the loaded programs.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::io::Read as _;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -20,12 +20,12 @@ use rustix::event::{PollFd, PollFlags, poll};
 use super::board::Board;
 use super::convert;
 use super::error::KernelError;
-use super::load::Loaded;
+use super::load::{self, Loaded};
 use super::plain::{TaskValue, ThreadValue, read_plain};
 use super::plan::Plan;
 use super::registers::RegisterReader;
 use super::sensor::{Adoption, Listed, Sensor, Totals};
-use crate::pipeline::event::{Beat, KernelEvent, Poller, Reading};
+use crate::pipeline::event::{Beat, KernelEvent, Listener, Poller, Reading};
 use crate::pipeline::{LoopTotals, Pid, Tid};
 
 /// Maps, ring and mapped records of the kernel half.
@@ -35,6 +35,12 @@ pub struct BpfSensor {
     counters: PerCpuArray<MapData, u64>,
     ring: RingBuf<MapData>,
     board: Arc<Board>,
+    ports: BpfMap<MapData, u32, u32>,
+    listeners: BpfMap<MapData, [u32; 2], u32>,
+    /// Those that are watched now.
+    watched_ports: HashSet<Listener>,
+    /// What sees connections is attached.
+    sees_connections: bool,
     slots: HashMap<Tid, u32>,
     free: VecDeque<u32>,
     refused_slots: u64,
@@ -57,6 +63,8 @@ impl BpfSensor {
         let tasks = take(&mut loaded, names::TASKS)?;
         let threads = take(&mut loaded, names::THREADS)?;
         let loops = loaded.ebpf.take_map(names::LOOPS);
+        let ports = take(&mut loaded, names::PORTS)?;
+        let listeners = take(&mut loaded, names::LISTENERS)?;
         let counters = take(&mut loaded, names::COUNTERS)?;
         let ring = take(&mut loaded, names::EVENTS)?;
         let Some(Map::Array(loops)) = loops else {
@@ -77,6 +85,10 @@ impl BpfSensor {
             counters,
             ring,
             board,
+            ports,
+            listeners,
+            watched_ports: HashSet::new(),
+            sees_connections: false,
             slots: HashMap::new(),
             free,
             refused_slots: 0,
@@ -253,6 +265,41 @@ impl Sensor for BpfSensor {
     fn read(&mut self, tid: Tid) -> Option<Reading> {
         let record = self.board.read(self.slot(tid)?)?;
         Some(convert::reading(&record))
+    }
+
+    fn watch_port(&mut self, listener: Listener) -> Result<(), KernelError> {
+        if !self.sees_connections {
+            load::attach_connections(&mut self.loaded.ebpf)?;
+            self.sees_connections = true;
+        }
+        let failed = |map: &str, error: &dyn fmt::Display| KernelError::Map {
+            step: "insert into",
+            map: map.to_owned(),
+            error: error.to_string(),
+        };
+        let port = u32::from(listener.port);
+        self.listeners
+            .insert([listener.netns, port], 0, 0)
+            .map_err(|error| failed(names::LISTENERS, &error))?;
+        self.ports
+            .insert(port, 0, 0)
+            .map_err(|error| failed(names::PORTS, &error))?;
+        self.watched_ports.insert(listener);
+        Ok(())
+    }
+
+    fn forget_port(&mut self, listener: Listener) {
+        let port = u32::from(listener.port);
+        self.watched_ports.remove(&listener);
+        // Already gone is what was wanted.
+        let _ = self.listeners.remove(&[listener.netns, port]);
+        if !self
+            .watched_ports
+            .iter()
+            .any(|other| other.port == listener.port)
+        {
+            let _ = self.ports.remove(&port);
+        }
     }
 
     fn totals(&self) -> Arc<dyn Totals> {

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use loopwarden_abi::{
     BUCKETS, CLASS_EPOLL, CLASS_POLL, CLASS_SELECT, Event, EventKind, LoopRecord, NO_DEADLINE,
-    PollKey, STATE_BUSY, STATE_POLLING, TASK_WATCHED, WAIT_ANY, WAIT_END_FAILED, WAIT_END_OTHER,
-    WAIT_END_POLLED, WAIT_END_REAPED, WAIT_GROUP, WAIT_PID, WAIT_PIDFD, bucket_bound,
+    PROBE_ANSWERED, PROBE_GIVEN_UP, PROBE_REFUSED, PollKey, STATE_BUSY, STATE_POLLING,
+    TASK_WATCHED, WAIT_ANY, WAIT_END_FAILED, WAIT_END_OTHER, WAIT_END_POLLED, WAIT_END_REAPED,
+    WAIT_GROUP, WAIT_PID, WAIT_PIDFD, bucket_bound,
 };
 
 use crate::pipeline::event::{
-    Awaited, Beat, KernelEvent, NestedReading, PollClass, Poller, Reading, WaitEnd, WaitOptions,
-    WaitReading, What,
+    Awaited, Beat, KernelEvent, Listener, NestedReading, PollClass, Poller, ProbeEnd, Reading,
+    WaitEnd, WaitOptions, WaitReading, What,
 };
 use crate::pipeline::{Histogram, LoopTotals, Mono, Pid, Tid};
 
@@ -140,8 +141,34 @@ fn what(event: &Event) -> Option<What> {
             sender: Pid(event.arg),
             signal: event.id,
         }
+    } else if is(EventKind::ProbeBegan) {
+        What::ProbeBegan {
+            listener: listener(event)?,
+            start: since,
+            netns: event.extra,
+        }
+    } else if is(EventKind::ProbeEnded) {
+        let how = match event.extra {
+            PROBE_ANSWERED => ProbeEnd::Answered,
+            PROBE_GIVEN_UP => ProbeEnd::GivenUp,
+            PROBE_REFUSED => ProbeEnd::Refused,
+            _ => return None,
+        };
+        What::ProbeEnded {
+            listener: listener(event)?,
+            start: since,
+            how,
+        }
     } else {
         return None;
+    })
+}
+
+fn listener(event: &Event) -> Option<Listener> {
+    let port = u16::try_from(event.id).ok()?;
+    Some(Listener {
+        netns: event.arg,
+        port,
     })
 }
 

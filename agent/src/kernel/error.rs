@@ -57,6 +57,9 @@ pub enum KernelError {
     /// No event ids can be read.
     #[error("cannot read tracepoints: {0}")]
     Tracefs(String),
+    /// Nothing shows connections.
+    #[error("connections cannot be seen without BPF")]
+    NoConnections,
     /// The agent lives in a PID namespace of its own.
     #[error(
         "the agent runs in a PID namespace of its own, so process ids of the kernel mean nothing here. \

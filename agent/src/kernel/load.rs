@@ -5,7 +5,7 @@ use std::os::fd::AsFd as _;
 
 use aya::programs::{FEntry, FExit, Iter, RawTracePoint, TracePoint};
 use aya::{Btf, Ebpf, EbpfLoader};
-use loopwarden_abi::{Offsets, RegisterFacts, Settings, names};
+use loopwarden_abi::{Offsets, RegisterFacts, Settings, SocketFacts, names};
 
 use super::error::KernelError;
 use super::offsets::KernelTypes;
@@ -59,6 +59,14 @@ pub fn load(settings: Settings) -> Outcome {
                 Ok((mut verdicts, links)) => {
                     let (registers, verdict) = RegisterReader::new(&mut ebpf, &btf);
                     verdicts.insert("hook.registers".to_owned(), verdict);
+                    let verdict = match &facts.connections_refused {
+                        Some(error) => Verdict::Unsupported(error.clone()),
+                        None => match load_connections(&mut ebpf) {
+                            Ok(()) => Verdict::Ok,
+                            Err(error) => Verdict::Broken(error.to_string()),
+                        },
+                    };
+                    verdicts.insert(format!("hook.{CONNECTION_TRACEPOINT}"), verdict);
                     let plan = Plan { verdicts, ..plan };
                     let tracefs = tracefs.map(|found| found.origin);
                     return Outcome::Loaded(Box::new(Loaded {
@@ -128,7 +136,11 @@ fn probe(
         }
     };
     let btf = Btf::from_sys_fs().map_err(|error| KernelError::Load(error.to_string()))?;
-    let ebpf = open_object(&btf, offsets, registers::facts(&types), settings)?;
+    let sockets = types.socket_facts().unwrap_or_else(|error| {
+        facts.connections_refused = Some(error.to_string());
+        SocketFacts::default()
+    });
+    let ebpf = open_object(&btf, offsets, registers::facts(&types), sockets, settings)?;
     Ok((ebpf, btf, tracefs))
 }
 
@@ -146,6 +158,7 @@ fn open_object(
     btf: &Btf,
     offsets: Offsets,
     registers: RegisterFacts,
+    sockets: SocketFacts,
     settings: Settings,
 ) -> Result<Ebpf, KernelError> {
     let path = std::env::var_os("LOOPWARDEN_BPF_OBJECT");
@@ -158,11 +171,13 @@ fn open_object(
         };
     let offsets = super::plain::bytes_of(&offsets).to_vec();
     let registers = super::plain::bytes_of(&registers).to_vec();
+    let sockets = super::plain::bytes_of(&sockets).to_vec();
     let settings = super::plain::bytes_of(&settings).to_vec();
     EbpfLoader::new()
         .btf(Some(btf))
         .override_global(names::OFFSETS, offsets.as_slice(), true)
         .override_global(names::REGISTER_FACTS, registers.as_slice(), true)
+        .override_global(names::SOCKET_FACTS, sockets.as_slice(), true)
         .override_global(names::SETTINGS, settings.as_slice(), true)
         .override_global(aya_log::LEVEL, &log_level(), false)
         .load(fresh.as_deref().unwrap_or(OBJECT))
@@ -191,6 +206,28 @@ fn explain(error: &dyn std::error::Error) -> String {
         return short.trim_end_matches('.').to_owned();
     }
     text
+}
+
+/// Where connections change their state.
+const CONNECTION_TRACEPOINT: &str = "inet_sock_set_state";
+
+/// Loads what sees connections. It is attached when there is a port to watch: a machine changes many connections.
+fn load_connections(ebpf: &mut Ebpf) -> Result<(), KernelError> {
+    let name = names::CONNECTION_CHANGED;
+    let program: &mut RawTracePoint = program(ebpf, name)?;
+    program
+        .load()
+        .map_err(|error| program_error("load", name, &error))
+}
+
+/// Attaches it.
+pub(super) fn attach_connections(ebpf: &mut Ebpf) -> Result<(), KernelError> {
+    let name = names::CONNECTION_CHANGED;
+    let program: &mut RawTracePoint = program(ebpf, name)?;
+    program
+        .attach(CONNECTION_TRACEPOINT)
+        .map(drop)
+        .map_err(|error| program_error("attach", name, &error))
 }
 
 type Attached = (BTreeMap<String, Verdict>, Vec<TracepointLink>);

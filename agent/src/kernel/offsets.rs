@@ -1,6 +1,6 @@
 //! Byte offsets of kernel fields, from the running kernel's BTF.
 
-use loopwarden_abi::{Offsets, REGISTER_BYTES, RegisterFacts};
+use loopwarden_abi::{Offsets, REGISTER_BYTES, RegisterFacts, SocketFacts};
 
 use super::btf::Btf;
 use super::error::KernelError;
@@ -85,6 +85,30 @@ impl KernelTypes {
             bytes: whole.min(u32::try_from(REGISTER_BYTES).unwrap_or(u32::MAX)),
             above_stack: STACK_BYTES.saturating_sub(whole),
             pad: 0,
+        })
+    }
+
+    /// What seeing connections needs.
+    pub fn socket_facts(&self) -> Result<SocketFacts, KernelError> {
+        /// An IPv6 address is four words.
+        const LAST_WORD: u32 = 12;
+        let common = |path: &[&str]| {
+            let base = self.offset("sock", &["__sk_common"])?;
+            Ok::<u32, KernelError>(base + self.offset("sock_common", path)?)
+        };
+        // A kernel without IPv6 has neither.
+        let v6 = |name| common(&[name]).map_or(0, |at| at + LAST_WORD);
+        Ok(SocketFacts {
+            family: common(&["skc_family"])?,
+            num: common(&["skc_num"])?,
+            dport: common(&["skc_dport"])?,
+            saddr: common(&["skc_rcv_saddr"])?,
+            daddr: common(&["skc_daddr"])?,
+            v6_saddr: v6("skc_v6_rcv_saddr"),
+            v6_daddr: v6("skc_v6_daddr"),
+            net: common(&["skc_net", "net"])?,
+            net_inum: self.offset("net", &["ns", "inum"])?,
+            bytes_received: self.offset("tcp_sock", &["bytes_received"])?,
         })
     }
 

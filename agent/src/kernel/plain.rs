@@ -2,8 +2,8 @@
 
 use aya::Pod;
 use loopwarden_abi::{
-    Event, LoopRecord, Offsets, RegisterFacts, Settings, TaskEntry, TaskListing, ThreadEntry,
-    ThreadRegisters,
+    Event, LoopRecord, Offsets, RegisterFacts, Settings, SocketFacts, TaskEntry, TaskListing,
+    ThreadEntry, ThreadRegisters,
 };
 
 /// A type of `loopwarden_abi`: `repr(C)`, no padding that is not a field, any bit pattern valid.
@@ -22,6 +22,8 @@ unsafe impl Plain for Offsets {}
 unsafe impl Plain for RegisterFacts {}
 // SAFETY: as above.
 unsafe impl Plain for Settings {}
+// SAFETY: as above.
+unsafe impl Plain for SocketFacts {}
 // SAFETY: as above.
 unsafe impl Plain for ThreadRegisters {}
 // SAFETY: as above.

@@ -107,6 +107,8 @@ pub struct Facts {
     pub fentry_refused: Option<String>,
     /// Why tracepoint ids cannot be read, if so.
     pub tracefs_refused: Option<String>,
+    /// Why connections cannot be seen, if so.
+    pub connections_refused: Option<String>,
     /// System calls that have a traceable function in this kernel.
     pub functions: Vec<&'static str>,
     /// System calls that have tracepoints in this kernel.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::plan::Plan;
 use super::registers::RegisterReader;
-use crate::pipeline::event::{Beat, KernelEvent, Poller, Reading, WaitReading};
+use crate::pipeline::event::{Beat, KernelEvent, Listener, Poller, Reading, WaitReading};
 use crate::pipeline::{LoopTotals, Pid, Tid};
 
 /// A process as the kernel lists it.
@@ -75,6 +75,15 @@ pub trait Sensor: Send + fmt::Debug {
     fn notify(&mut self, tid: Tid);
     /// Looks at a thread's record.
     fn read(&mut self, tid: Tid) -> Option<Reading>;
+    /// Reports who on this machine connects to that port from now on.
+    fn watch_port(&mut self, listener: Listener) -> Result<(), super::KernelError> {
+        let _ = listener;
+        Err(super::KernelError::NoConnections)
+    }
+    /// Does so no more.
+    fn forget_port(&mut self, listener: Listener) {
+        let _ = listener;
+    }
     /// A handle on the counts.
     fn totals(&self) -> Arc<dyn Totals>;
     /// Every process of the machine with its exact start; empty if the kernel cannot list them.

@@ -15,6 +15,26 @@ pub enum PollClass {
     Select,
 }
 
+/// A port on which a process listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Listener {
+    /// Inode of the network namespace.
+    pub netns: u32,
+    /// The port.
+    pub port: u16,
+}
+
+/// How a connection ended for who asked for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProbeEnd {
+    /// Something was sent back.
+    Answered,
+    /// Who asked closed it without an answer.
+    GivenUp,
+    /// The other side closed it without an answer.
+    Refused,
+}
+
 /// What a thread polls: the epoll descriptor, or the first (lowest) descriptor of the set, which recurs from call to call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Poller {
@@ -166,6 +186,24 @@ pub enum What {
     },
     /// A thread that had a record ended.
     ThreadEnded,
+    /// The process has a connection to a watched port: perhaps a probe.
+    ProbeBegan {
+        /// Where to.
+        listener: Listener,
+        /// When it was asked for.
+        start: Mono,
+        /// Network namespace from which.
+        netns: u32,
+    },
+    /// That connection is over for who asked for it.
+    ProbeEnded {
+        /// Where to.
+        listener: Listener,
+        /// When it was asked for.
+        start: Mono,
+        /// How.
+        how: ProbeEnd,
+    },
     /// A signal was sent to the process.
     Signalled {
         /// By whom.

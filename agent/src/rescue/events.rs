@@ -66,6 +66,16 @@ impl Sentinel {
                 self.child_told(event);
                 self.waited_child_told(event);
             }
+            What::ProbeBegan {
+                listener,
+                start,
+                netns,
+            } => self.probe_began(event, *listener, *start, *netns),
+            What::ProbeEnded {
+                listener,
+                start,
+                how,
+            } => self.probe_ended(event, *listener, *start, *how),
             What::Forked { .. } | What::Exited { .. } | What::Signalled { .. } => {}
         }
     }

@@ -98,6 +98,7 @@ impl Sentinel {
                     .extend(self.family.get(pid).map(|process| process.key));
             }
             Answer::Rematched { pid, target } => self.rematched(pid, target),
+            Answer::Ports { pid, listeners } => self.listens(pid, listeners),
             Answer::Scanned(processes) => self.scanned(&processes),
         }
     }
@@ -254,5 +255,6 @@ impl Sentinel {
         self.lock_failures.remove(&pid);
         self.budgets.remove(&pid);
         self.cpu_stats.remove(&pid);
+        self.listens_no_more(pid);
     }
 }

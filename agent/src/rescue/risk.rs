@@ -2,9 +2,11 @@
 
 use super::look::away_since;
 use super::loops::Loop;
+use super::probed::Probed;
 use super::sentinel::Sentinel;
 use crate::pipeline::liveness::{Follower, Outlook};
 use crate::pipeline::{Mono, Notice, Tid};
+use crate::target::scout::Question;
 
 impl Sentinel {
     /// Brings the forecast of a loop up to date, and tells what there is to tell.
@@ -21,31 +23,46 @@ impl Sentinel {
             // Another configuration: what was told of the old probe is over.
             let before = watched.liveness.take();
             watched.liveness = spec.map(Follower::new);
+            let pid = watched.id.process.pid;
+            if let Some(target) = target.filter(|_| spec.is_some()) {
+                let port = target.probed_port;
+                self.ask(Question::Ports { pid, port });
+            } else {
+                self.listens_no_more(pid);
+            }
             if let Some(risk) = before.and_then(|mut before| before.over(now)) {
                 self.tell(Notice::Risk { info, risk });
-                return;
             }
+            return;
         }
         let away = away(watched, now);
+        let situation = self.probed.situation(watched, away);
         let told = watched
             .liveness
             .as_mut()
-            .and_then(|liveness| liveness.look(now, away));
+            .and_then(|liveness| liveness.look(now, situation));
         if let Some(risk) = told {
             self.tell(Notice::Risk { info, risk });
         }
     }
 
     /// When the risk of a loop is to be looked at again.
-    pub(super) fn risk_due(watched: &Loop, now: Mono) -> Option<Mono> {
+    pub(super) fn risk_due(&self, watched: &Loop, now: Mono) -> Option<Mono> {
         let liveness = watched.liveness.as_ref()?;
-        liveness.due(away(watched, now))
+        let situation = self.probed.situation(watched, away(watched, now));
+        liveness.due(now, situation)
     }
 }
 
 /// A stall is over: what its end says of the probe.
-pub(super) fn at_the_end(watched: &mut Loop, since: Mono, at: Mono) -> Option<Outlook> {
-    watched.liveness.as_mut()?.back(since, at)
+pub(super) fn at_the_end(
+    watched: &mut Loop,
+    probed: &Probed,
+    since: Mono,
+    at: Mono,
+) -> Option<Outlook> {
+    let probes = probed.probes_of(watched.id.process.pid);
+    watched.liveness.as_mut()?.back(since, at, probes)
 }
 
 fn away(watched: &Loop, now: Mono) -> Option<Mono> {

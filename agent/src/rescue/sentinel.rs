@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::loops::Loop;
+use super::probed::Probed;
 use super::settings::Settings;
 use super::stats::Stats;
 use super::thread::Summary;
@@ -64,6 +65,7 @@ pub(super) struct Sentinel {
     pub(super) budgets: HashMap<Pid, Budget>,
     pub(super) node_budget: Budget,
     pub(super) cpu_stats: HashMap<Pid, CpuStat>,
+    pub(super) probed: Probed,
     pub(super) freezer: Freezer,
     /// Pollers shared by several threads of a process.
     pub(super) pools: HashMap<Pid, Vec<Poller>>,
@@ -122,6 +124,7 @@ impl Sentinel {
             budgets: HashMap::new(),
             node_budget,
             cpu_stats: HashMap::new(),
+            probed: Probed::default(),
             freezer: Freezer::find(),
             pools: HashMap::new(),
             told_lost: HashMap::new(),
@@ -216,12 +219,13 @@ impl Sentinel {
             self.follow_scout(now);
             self.ask(Question::Scan { appraise });
             self.remember_engines();
+            self.ask_for_ports(now);
             self.tell_lost(now);
         }
         let earliest = self
             .loops
             .values()
-            .map(|watched| Self::due_of(watched, now))
+            .map(|watched| self.due_of(watched, now))
             .min();
         let mut due = earliest
             .unwrap_or(self.next_rescan)

@@ -29,6 +29,8 @@ pub struct TargetSettings {
     pub engine: Option<EngineSettings>,
     /// The liveness probe of its containers, where one is known.
     pub liveness: Option<ProbeSpec>,
+    /// The port that is probed, if it is known; else those on which a process listens.
+    pub probed_port: Option<u16>,
 }
 
 /// Limits of the node.

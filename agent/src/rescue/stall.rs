@@ -338,7 +338,7 @@ impl Sentinel {
             return;
         };
         watched.closed = Some(stall.since);
-        let liveness = risk::at_the_end(watched, stall.since, at);
+        let liveness = risk::at_the_end(watched, &self.probed, stall.since, at);
         let rescued = ended_by == EndedBy::Poll
             && stall.strikes.iter().any(|struck| {
                 struck
@@ -400,7 +400,7 @@ impl Sentinel {
     }
 
     /// The earliest moment at which something about a loop can be due.
-    pub(super) fn due_of(watched: &Loop, now: Mono) -> Mono {
+    pub(super) fn due_of(&self, watched: &Loop, now: Mono) -> Mono {
         let mut due = match (
             &watched.stall,
             watched.last.as_ref().map(|reading| reading.beat),
@@ -424,7 +424,7 @@ impl Sentinel {
         {
             due = due.min(next);
         }
-        if let Some(next) = Self::risk_due(watched, now) {
+        if let Some(next) = self.risk_due(watched, now) {
             due = due.min(next);
         }
         let outstanding =

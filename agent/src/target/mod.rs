@@ -8,3 +8,4 @@ pub mod freezer;
 pub mod mounts;
 pub mod scout;
 pub mod sight;
+pub mod sockets;

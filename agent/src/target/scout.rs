@@ -14,6 +14,7 @@ use self::reader::{Procfs, Reader};
 use self::work::{Shared, Work};
 use super::cgroup::CpuStat;
 use super::sight::Sighting;
+use crate::pipeline::event::Listener;
 use crate::pipeline::{Mono, Pid};
 
 pub mod activity;
@@ -58,6 +59,13 @@ pub enum Question {
         /// Match unknown processes against the targets.
         appraise: bool,
     },
+    /// On which ports does a process listen, or where is the one that is probed?
+    Ports {
+        /// Which process.
+        pid: Pid,
+        /// The port, if it is known.
+        port: Option<u16>,
+    },
     /// The configuration changed.
     Rules(Arc<dyn Matching>),
 }
@@ -98,6 +106,13 @@ pub enum Answer {
         pid: Pid,
         /// Number of its target.
         target: Option<usize>,
+    },
+    /// On which ports a process listens.
+    Ports {
+        /// Which process.
+        pid: Pid,
+        /// Where.
+        listeners: Vec<Listener>,
     },
     /// Every process and its parent.
     Scanned(Vec<(Pid, Pid)>),

@@ -9,10 +9,10 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::sockets::{self, Entry};
 use crate::pipeline::evidence::{ChildDetail, Missing, SocketDetail};
 use crate::pipeline::{Pid, Tid};
 use crate::proc;
+use crate::target::sockets::{self, Entry};
 
 /// Descriptors of a child that are looked at.
 const MOST_DESCRIPTORS: usize = 4096;

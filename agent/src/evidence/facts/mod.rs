@@ -4,10 +4,7 @@
 pub(super) mod child;
 mod holders;
 mod locks;
-mod sockets;
 mod unix;
-
-pub use sockets::{Table, find};
 
 use std::io;
 
@@ -17,6 +14,7 @@ use crate::pipeline::Pid;
 use crate::pipeline::classify::{Descriptor, Doing};
 use crate::pipeline::evidence::{Details, Missing, SocketDetail};
 use crate::proc;
+use crate::target::sockets::find;
 
 /// What the thread waits for, as far as procfs shows it.
 pub(super) fn details(request: &Request, missing: &mut Vec<Missing>) -> Details {

@@ -20,19 +20,26 @@ pub struct Window {
     pub earliest: Mono,
     /// Not after.
     pub latest: Mono,
+    /// What is told.
+    pub expected: Mono,
 }
 
 impl Window {
-    /// Its middle, in which it is shown.
+    /// In which every moment is as likely.
     #[must_use]
-    pub fn middle(&self) -> Mono {
-        self.earliest.plus(self.half())
+    pub fn even(earliest: Mono, latest: Mono) -> Self {
+        Self {
+            earliest,
+            latest,
+            expected: earliest.plus(latest.since(earliest) / 2),
+        }
     }
 
-    /// How far its ends are from its middle.
+    /// How much sooner or later than told it may be.
     #[must_use]
-    pub fn half(&self) -> Duration {
-        self.latest.since(self.earliest) / 2
+    pub fn uncertainty(&self) -> Duration {
+        let sooner = self.expected.since(self.earliest);
+        sooner.max(self.latest.since(self.expected))
     }
 }
 
@@ -41,10 +48,12 @@ impl Window {
 pub struct Forecast {
     /// Failures in a row that are certain to have been counted.
     pub failed: u32,
-    /// When the kubelet decides to kill if the loop stays away; nothing while it is not away.
+    /// When the kubelet decides to kill if the loop does not answer; where probes are not seen, nothing while it is not away.
     pub decision: Option<Window>,
-    /// Since when the loop is away.
-    pub away: Option<Mono>,
+    /// Since when the loop is away, or probes go unanswered.
+    pub since: Option<Mono>,
+    /// The probes are seen.
+    pub seen: bool,
 }
 
 /// Follows one loop's probe.
@@ -228,8 +237,9 @@ impl Forecaster {
             failed: failed.min().unwrap_or(0),
             decision: window
                 .filter(|_| away.is_some())
-                .map(|(earliest, latest)| Window { earliest, latest }),
-            away: *away,
+                .map(|(earliest, latest)| Window::even(earliest, latest)),
+            since: *away,
+            seen: false,
         })
     }
 }

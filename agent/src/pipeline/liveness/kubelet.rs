@@ -33,6 +33,26 @@ impl Kubelet {
         }
     }
 
+    /// One that ticks at `tick` and has been waiting for an answer since `start`.
+    pub fn probing(tick: Mono, start: Mono) -> Self {
+        Self {
+            start,
+            ..Self::new(tick)
+        }
+    }
+
+    /// One that ticks at `tick`; its last probe lasted from `start` to `end`.
+    pub fn after(tick: Mono, start: Mono, end: Mono, spec: &ProbeSpec) -> Self {
+        let mut kubelet = Self::new(tick);
+        kubelet.start = kubelet.tick_after(start, spec.period).max(end);
+        kubelet
+    }
+
+    /// The start of the probe under way, or of the next one.
+    pub fn start(&self) -> Mono {
+        self.start
+    }
+
     /// Lets the time from `from` until `to` pass with a loop that answers, what is under way too.
     pub fn answered(&mut self, spec: &ProbeSpec, from: Mono, to: Mono) {
         while self.decided.is_none() && self.start < to {
@@ -58,6 +78,11 @@ impl Kubelet {
             }
             self.start = self.tick_after(self.start, spec.period).max(given_up);
         }
+    }
+
+    /// Says nothing of the probes until `to`.
+    pub fn pass_over(&mut self, spec: &ProbeSpec, to: Mono) {
+        self.start = self.tick_from(to, spec.period);
     }
 
     /// When it decides if the loop stays away, or did.

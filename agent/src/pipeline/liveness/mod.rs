@@ -1,20 +1,23 @@
 //! When the kubelet will decide to kill a container, forecast from its probe's rules and from how long its loop was away.
 //!
-//! Pure: a probe's specification and what the loop did go in, a forecast comes out. Nothing here knows when the kubelet probes:
-//! it ticks every period from a start that nobody outside it sees. So the forecast follows many kubelets at once, one for each
-//! phase that the real one may have (`kubelet`), and says between which moments they decide.
+//! Pure: a probe's specification, what the loop did and who connected to its port go in, a forecast comes out. The kubelet ticks every
+//! period from a start that nobody outside it sees. Where its probes are seen (`probes`), they tell the phase and what failed. Where
+//! they are not, the forecast follows many kubelets at once, one for each phase that the real one may have (`forecast`), and says
+//! between which moments they decide.
 //!
 //! The rules are those of `pkg/kubelet/prober`: see `kubelet`.
 
 mod forecast;
 mod kubelet;
 mod outlook;
+mod probes;
 mod risk;
 
 use std::time::Duration;
 
 pub use forecast::{Forecast, Forecaster, Window};
-pub use outlook::{Follower, Outlook, RiskView};
+pub use outlook::{Follower, Outlook, RiskView, Situation};
+pub use probes::Probes;
 pub use risk::{Level, News, Risk};
 
 use kubelet::Kubelet;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::risk::News;
-use super::{Forecast, Forecaster, Level, ProbeSpec, Risk};
+use super::{Forecast, Forecaster, Level, ProbeSpec, Probes, Risk};
 use crate::pipeline::Mono;
 use crate::pipeline::stamp::millis::option;
 
@@ -14,7 +14,8 @@ use crate::pipeline::stamp::millis::option;
 pub struct Outlook {
     /// Failures in a row that are certain to have been counted.
     pub failed_probes: u32,
-    /// Until the kubelet decides to kill and sends SIGTERM, unless a preStop hook comes first; nothing while the loop is not away.
+    /// Until the kubelet decides to kill and sends SIGTERM, unless a preStop hook comes first. Where probes are not seen, nothing
+    /// while the loop is not away.
     #[serde(
         rename = "to_decision_ms",
         default,
@@ -44,15 +45,15 @@ pub struct Outlook {
 
 impl Outlook {
     fn of(forecast: &Forecast, spec: &ProbeSpec, now: Mono) -> Self {
-        let until = |window: super::Window| window.middle().since(now);
+        let until = |window: super::Window| window.expected.since(now);
         Self {
             failed_probes: forecast.failed,
             to_decision: forecast.decision.map(until),
             to_sigkill: forecast
                 .decision
-                .map(|window| window.middle().plus(spec.termination_grace).since(now)),
-            uncertainty: forecast.decision.map(|window| window.half()),
-            probes_seen: false,
+                .map(|window| window.expected.plus(spec.termination_grace).since(now)),
+            uncertainty: forecast.decision.map(|window| window.uncertainty()),
+            probes_seen: forecast.seen,
         }
     }
 }
@@ -70,13 +71,30 @@ pub struct RiskView {
     pub outlook: Outlook,
 }
 
+/// What a loop does, and what is known of its probes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Situation<'a> {
+    /// Since when it is away, if it is.
+    pub away: Option<Mono>,
+    /// The probes of its port.
+    pub probes: Option<&'a Probes>,
+}
+
+impl Situation<'_> {
+    /// A number that changes with every probe.
+    fn news(&self) -> u64 {
+        self.probes.map_or(0, Probes::news)
+    }
+}
+
 /// Follows the probe of one loop and the risk that it is.
 #[derive(Debug, Clone)]
 pub struct Follower {
-    forecaster: Forecaster,
+    /// Where the probes are not seen.
+    blind: Forecaster,
     risk: Risk,
     /// What was last looked at, and when to look again: many loops may be at risk at once, and each is asked at every tick.
-    away: Option<Mono>,
+    looked_at: Option<(Option<Mono>, u64)>,
     due: Option<Mono>,
 }
 
@@ -85,9 +103,9 @@ impl Follower {
     #[must_use]
     pub fn new(spec: ProbeSpec) -> Self {
         Self {
-            forecaster: Forecaster::new(spec),
+            blind: Forecaster::new(spec),
             risk: Risk::default(),
-            away: None,
+            looked_at: None,
             due: None,
         }
     }
@@ -95,28 +113,52 @@ impl Follower {
     /// The probe.
     #[must_use]
     pub fn spec(&self) -> &ProbeSpec {
-        self.forecaster.spec()
+        self.blind.spec()
     }
 
-    /// The loop is away since then, or is not; the answer is what there is to tell of the risk.
-    pub fn look(&mut self, now: Mono, away: Option<Mono>) -> Option<RiskView> {
-        if self.due(away).is_none_or(|due| now < due) && (self.is_fine() || away == self.away) {
+    /// Looks at a loop; the answer is what there is to tell of the risk.
+    pub fn look(&mut self, now: Mono, loop_: Situation<'_>) -> Option<RiskView> {
+        let looked_at = Some((loop_.away, loop_.news()));
+        if self.due.is_none_or(|due| now < due) && looked_at == self.looked_at {
             return None;
         }
-        self.forecaster.seen(now, away);
-        let forecast = self.forecaster.forecast();
-        self.away = away;
+        self.looked_at = looked_at;
+        let forecast = self.forecast(now, loop_);
         let told = self.tell(forecast, now);
-        self.due = self.risk.due(forecast.as_ref(), self.forecaster.spec());
+        self.due = self.next(forecast.as_ref(), now, loop_);
         told
     }
 
-    fn is_fine(&self) -> bool {
-        self.forecaster.is_fine() && self.risk.level() == Level::None
+    fn forecast(&mut self, now: Mono, loop_: Situation<'_>) -> Option<Forecast> {
+        let seen = loop_
+            .probes
+            .and_then(|probes| probes.forecast(now, loop_.away));
+        if let Some(forecast) = seen {
+            // What was made of nothing is over.
+            if !self.blind.is_fine() {
+                self.blind = Forecaster::new(*self.spec());
+            }
+            return forecast;
+        }
+        self.blind.seen(now, loop_.away);
+        self.blind.forecast()
+    }
+
+    /// When the risk changes or is to be told again though nothing is seen.
+    fn next(&self, forecast: Option<&Forecast>, now: Mono, loop_: Situation<'_>) -> Option<Mono> {
+        let told = self.risk.due(forecast, self.spec());
+        let seen = loop_
+            .probes
+            .and_then(|probes| probes.changes(now, loop_.away));
+        let blind = loop_
+            .away
+            .map(|since| since.plus(self.spec().timeout))
+            .filter(|at| self.blind.is_fine() && *at > now);
+        [told, seen, blind].into_iter().flatten().min()
     }
 
     fn tell(&mut self, forecast: Option<Forecast>, now: Mono) -> Option<RiskView> {
-        let spec = self.forecaster.spec();
+        let spec = self.blind.spec();
         let changed = match self.risk.update(forecast.as_ref(), spec, now) {
             News::None => return None,
             News::Change => true,
@@ -132,16 +174,16 @@ impl Follower {
     }
 
     /// The loop polls again after a stall that began at `since`; the answer is how things stood then, if there was a risk.
-    pub fn back(&mut self, since: Mono, at: Mono) -> Option<Outlook> {
-        self.forecaster.seen(at, Some(since));
-        let outlook = self
-            .forecaster
-            .forecast()
-            .map(|forecast| Outlook::of(&forecast, self.forecaster.spec(), at));
-        self.forecaster.back(at);
+    pub fn back(&mut self, since: Mono, at: Mono, probes: Option<&Probes>) -> Option<Outlook> {
+        let away = Situation {
+            away: Some(since),
+            probes,
+        };
+        let forecast = self.forecast(at, away);
+        self.blind.back(at);
         // What is left of the risk is looked at anew.
-        self.away = Some(since);
-        outlook
+        self.looked_at = None;
+        forecast.map(|forecast| Outlook::of(&forecast, self.spec(), at))
     }
 
     /// Nobody follows it any more; the answer is what there is to tell of that.
@@ -149,13 +191,13 @@ impl Follower {
         self.tell(None, now)
     }
 
-    /// When to look again, given since when the loop is away.
+    /// When to look again, given how the loop is.
     #[must_use]
-    pub fn due(&self, away: Option<Mono>) -> Option<Mono> {
-        if self.is_fine() {
-            away.map(|since| since.plus(self.forecaster.spec().timeout))
-        } else {
+    pub fn due(&self, now: Mono, loop_: Situation<'_>) -> Option<Mono> {
+        if self.looked_at == Some((loop_.away, loop_.news())) {
             self.due
+        } else {
+            Some(now)
         }
     }
 }

@@ -101,8 +101,8 @@ impl Risk {
 
 /// From when on a forecast is imminent: the margin before the earliest decision, and never before half of the way there.
 fn imminent_from(forecast: &Forecast, spec: &ProbeSpec) -> Option<Mono> {
-    let (window, away) = forecast.decision.zip(forecast.away)?;
-    let half = window.earliest.since(away) / 2;
+    let (window, since) = forecast.decision.zip(forecast.since)?;
+    let half = window.earliest.since(since) / 2;
     let margin = spec.imminent_margin.min(half);
     Some(Mono(window.earliest.0.saturating_sub(
         u64::try_from(margin.as_nanos()).unwrap_or(u64::MAX),

@@ -22,6 +22,8 @@ pub enum Reading {
     Thread,
     /// The links and information of descriptors.
     Descriptors,
+    /// The tables of its network namespace, and the links of its descriptors.
+    Sockets,
     /// `cmdline`
     CommandLine,
     /// `cpu.stat` of its cgroups.
@@ -29,7 +31,7 @@ pub enum Reading {
 }
 
 impl Reading {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Processes,
         Self::Stat,
         Self::Exe,
@@ -37,6 +39,7 @@ impl Reading {
         Self::Container,
         Self::Thread,
         Self::Descriptors,
+        Self::Sockets,
         Self::CommandLine,
         Self::CpuStat,
     ];
@@ -52,6 +55,7 @@ impl Reading {
             Self::Container => "cgroup and namespaces",
             Self::Thread => "task/TID/syscall",
             Self::Descriptors => "fd and fdinfo",
+            Self::Sockets => "net/tcp and fd",
             Self::CommandLine => "cmdline",
             Self::CpuStat => "cpu.stat of its cgroups",
         }

@@ -4,9 +4,11 @@ use std::io;
 
 use super::activity::Reading;
 use crate::pipeline::Pid;
+use crate::pipeline::event::Listener;
 use crate::proc::{self, Stat};
 use crate::target::cgroup::CpuStat;
 use crate::target::sight::{self, Sighting};
+use crate::target::sockets;
 
 pub(super) trait Reader: Send + Sync {
     fn processes(&self) -> io::Result<Vec<Pid>>;
@@ -16,6 +18,7 @@ pub(super) trait Reader: Send + Sync {
     /// `begins` is told of each file before it is read.
     fn look(&self, pid: Pid, threads: bool, begins: &dyn Fn(Reading)) -> io::Result<Sighting>;
     fn cpu_stat(&self, pid: Pid) -> Option<CpuStat>;
+    fn listeners(&self, pid: Pid, port: Option<u16>) -> io::Result<Vec<Listener>>;
 }
 
 pub(super) struct Procfs;
@@ -43,5 +46,9 @@ impl Reader for Procfs {
 
     fn cpu_stat(&self, pid: Pid) -> Option<CpuStat> {
         CpuStat::open(pid)
+    }
+
+    fn listeners(&self, pid: Pid, port: Option<u16>) -> io::Result<Vec<Listener>> {
+        sockets::listeners(pid, port)
     }
 }

@@ -70,6 +70,10 @@ impl Reader for Fake {
     fn cpu_stat(&self, _: Pid) -> Option<CpuStat> {
         None
     }
+
+    fn listeners(&self, _: Pid, _: Option<u16>) -> io::Result<Vec<Listener>> {
+        Ok(Vec::new())
+    }
 }
 
 #[derive(Debug)]

@@ -131,6 +131,7 @@ impl Work {
             } => self.look(pid, target, threads),
             Question::Appraise(pid) => self.appraise(pid),
             Question::Rematch(pid) => self.rematch(pid),
+            Question::Ports { pid, port } => self.ports(pid, port),
             Question::Scan { appraise } => self.scan(appraise),
             Question::Rules(rules) => {
                 (*lock(&self.shared.rules)).clone_from(&rules);
@@ -218,6 +219,18 @@ impl Work {
         let command_line = self.command_line(pid);
         let target = self.rules.target(pid, &exe, &command_line);
         self.answer(Answer::Rematched { pid, target });
+    }
+
+    fn ports(&mut self, pid: Pid, port: Option<u16>) {
+        if self.avoids(pid) {
+            return;
+        }
+        self.begins(pid, Reading::Sockets);
+        match self.shared.reader.listeners(pid, port) {
+            Ok(listeners) => self.answer(Answer::Ports { pid, listeners }),
+            // It is asked again as long as the process is there.
+            Err(error) => log::debug!("the ports of process {pid} could not be read: {error}"),
+        }
     }
 
     fn scan(&mut self, appraise: bool) {

@@ -1,17 +1,23 @@
 //! The countdown to the kubelet's kill, told while a stall lasts.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 
 use super::Case;
+use crate::harness::line::Line;
 use crate::harness::scene::Scene;
 use crate::harness::slowness;
 use crate::harness::victim::Victim;
 
 pub(super) fn cases() -> Vec<Case> {
-    vec![Case::new(
-        "liveness::risk_rises_and_is_over",
-        rises_and_is_over,
-    )]
+    vec![
+        Case::new("liveness::risk_rises_and_is_over", rises_and_is_over),
+        Case::new("liveness::probes_are_seen", || probes_are_seen(false)),
+        Case::new("liveness::probes_of_a_named_port_are_seen", || {
+            probes_are_seen(true)
+        }),
+    ]
 }
 
 /// A probe with this period; its time-out is a quarter, and three failures are the end.
@@ -42,7 +48,7 @@ fn rises_and_is_over() -> Result<()> {
     );
     // Of the whole period nothing is known.
     let uncertainty = elevated.float("/uncertainty_s").unwrap_or_default();
-    let half = std::time::Duration::from_millis(period_ms / 2).as_secs_f64();
+    let half = Duration::from_millis(period_ms / 2).as_secs_f64();
     ensure!((uncertainty - half).abs() < half / 10.0, "{elevated}");
     let imminent = level(&mut scene, "imminent")?;
     ensure!(
@@ -65,5 +71,65 @@ fn rises_and_is_over() -> Result<()> {
         none.number("/failed_probes") == Some(0) && none.float("/seconds_to_decision").is_none(),
         "{none}"
     );
+    scene.end(&[]).map(|_| ())
+}
+
+/// A kubelet probes the loop, which another client asks ten times a second. What failed and what will is told as the kubelet sees it.
+fn probes_are_seen(named: bool) -> Result<()> {
+    // The kubelet comes eight times or so.
+    let period_ms = (600 * u64::from(slowness())).max(1000);
+    let mut probe = probe(period_ms);
+    let mut victim = Victim::start(&["loop", "epoll_wait"])?;
+    let pid = victim.pid;
+    let port = victim.ask("listen", "listens")?;
+    let mut kubelet = Victim::start(&["kubelet", &port, &probe])?;
+    let _client = Victim::start(&["client", &port])?;
+    if named {
+        probe = format!("{probe}@{port}");
+    }
+    let mut scene = Scene::with(victim, &["--liveness", &probe])?;
+    for _ in 0..4 {
+        kubelet.answer("alive")?;
+    }
+    let risk = |scene: &mut Scene, what: &str, wanted: &dyn Fn(&Line) -> bool| {
+        scene
+            .watch
+            .next(what, |line| line.is("risk", pid) && wanted(line))
+    };
+
+    scene.victim.tell("nap")?;
+    kubelet.answer("failed")?;
+    let failed = risk(&mut scene, "the failed probe", &|line| {
+        line.number("/failed_probes") == Some(1)
+    })?;
+    ensure!(failed.is_true("/probes_seen"), "{failed}");
+    let before = scene.watch.seen().iter();
+    let elevated = before
+        .filter(|line| line.is("risk", pid))
+        .find(|line| line.text("/level") == "elevated" && line.is_true("/probes_seen"));
+    ensure!(elevated.is_some(), "no warning before: {failed}");
+    scene.victim.wake()?;
+    kubelet.answer("alive")?;
+    let none = risk(&mut scene, "the end of the risk", &|line| {
+        line.text("/level") == "none"
+    })?;
+    ensure!(none.number("/failed_probes") == Some(0), "{none}");
+
+    scene.victim.tell("nap")?;
+    let last = risk(&mut scene, "the last failure before", &|line| {
+        line.number("/failed_probes") == Some(2)
+    })?;
+    let killed: u64 = kubelet.answer("killed")?.parse()?;
+    let left = last.float("/seconds_to_decision").unwrap_or_default();
+    let told = last.number("/mono_ns").unwrap_or_default()
+        + u64::try_from(Duration::from_secs_f64(left).as_nanos())?;
+    // Without its probes, half of the period would be unknown.
+    let off = Duration::from_nanos(killed.abs_diff(told));
+    ensure!(
+        off < Duration::from_millis(period_ms / 4) && last.float("/uncertainty_s") < Some(0.2),
+        "{off:?} off: {last}"
+    );
+    scene.victim.wake()?;
+    scene.victim.answer("napped")?;
     scene.end(&[]).map(|_| ())
 }

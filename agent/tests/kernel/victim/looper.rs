@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use rustix::event::epoll;
 
+use super::prober::Server;
 use super::{FLAG, children, stalls, threads, waits};
 use crate::sys::{self, PollCall};
 
@@ -24,6 +25,7 @@ struct Looper {
     epoll: Option<Arc<OwnedFd>>,
     children: HashMap<String, i32>,
     beside: Option<Sender<()>>,
+    server: Option<Server>,
     /// Polls to go before `idled` is told.
     idle: Option<(u64, u32)>,
 }
@@ -41,6 +43,7 @@ pub(super) fn run(poller: &str, options: &[&str]) -> Result<()> {
         epoll: epoll_of(call)?,
         children: HashMap::new(),
         beside: None,
+        server: None,
         idle: None,
     };
     if options.contains(&"deaf") {
@@ -59,6 +62,9 @@ pub(super) fn run(poller: &str, options: &[&str]) -> Result<()> {
         let readable = sys::wait_readable(looper.call, looper.epoll.as_deref(), stdin, looper.tick)
             .with_context(|| format!("{poller} failed"))?;
         looper.tell_idle();
+        if let Some(server) = &looper.server {
+            server.serve();
+        }
         if !readable {
             continue;
         }
@@ -176,13 +182,8 @@ impl Looper {
                 let how = waits::wait(way, pid, pidfd.as_ref())?;
                 answer(&format!("waited {how:?}"));
             }
-            ["watch-pid", pid] => {
-                // A poll on the pidfd of a process that need not be a child.
-                let pidfd = waits::prepare("pidfd_poll", pid.parse()?)?.context("no pidfd")?;
-                answer(&format!("waiting {}", sys::mono_ns()));
-                waits::poll_pidfd(&pidfd)?;
-                answer("waited");
-            }
+            ["listen"] => self.server = Some(Server::open()?),
+            ["watch-pid", pid] => waits::watch(pid.parse()?)?,
             // At least one whole iteration, so that what came before is a finished one.
             ["idle", milliseconds] => {
                 let span: u64 = milliseconds.parse()?;

@@ -9,6 +9,7 @@ mod calls;
 mod children;
 mod engine;
 mod looper;
+mod prober;
 mod recorder;
 mod stalls;
 mod threads;
@@ -29,6 +30,8 @@ pub(crate) fn play(arguments: &[String]) -> Result<()> {
             Ok(())
         }
         ["recorder", pid, mode, grace, engine] => recorder::run(pid, mode, grace, engine),
+        ["kubelet", port, probe] => prober::probes(port.parse()?, probe),
+        ["client", port] => prober::comes_often(port.parse()?),
         ["leader-ends"] => engine::leader_ends(),
         ["wrapper", engine] => engine::wrapper(engine),
         ["orphan", engine] => engine::orphan(engine),

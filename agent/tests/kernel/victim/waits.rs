@@ -25,6 +25,15 @@ pub(super) fn prepare(way: &str, pid: i32) -> Result<Option<OwnedFd>> {
         .with_context(|| format!("pidfd_open({pid}) failed"))
 }
 
+/// A poll on the pidfd of a process that need not be a child.
+pub(super) fn watch(pid: i32) -> Result<()> {
+    let pidfd = prepare("pidfd_poll", pid)?.context("no pidfd")?;
+    answer(&format!("waiting {}", sys::mono_ns()));
+    poll_pidfd(&pidfd)?;
+    answer("waited");
+    Ok(())
+}
+
 /// Waits until the child ends, in the way named.
 pub(super) fn wait(way: &str, pid: i32, pidfd: Option<&OwnedFd>) -> Result<Waited> {
     let fd = || pidfd.context("no pidfd");

@@ -1,11 +1,14 @@
-//! The other end of a socket, from the tables of the process's network namespace.
+//! The sockets of a process and their other ends, from the tables of its network namespace.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::pipeline::Pid;
+use crate::pipeline::event::Listener;
 use crate::pipeline::evidence::SocketDetail;
+use crate::proc;
 
 /// A node has tens of thousands of sockets, at some 150 bytes a line; more are not read.
 const MAX_BYTES: u64 = 16 << 20;
@@ -45,12 +48,15 @@ impl Table {
 
 /// A line of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
-    /// 0 once no process has it any more.
-    pub(super) inode: u64,
-    pub(super) local: SocketAddr,
-    pub(super) remote: SocketAddr,
-    pub(super) detail: SocketDetail,
+pub struct Entry {
+    /// Its inode, 0 once no process has it any more.
+    pub inode: u64,
+    /// The own end.
+    pub local: SocketAddr,
+    /// The other end.
+    pub remote: SocketAddr,
+    /// What is told of it.
+    pub detail: SocketDetail,
 }
 
 /// The socket with this inode, in the network namespace of the process; `None` if no table lists it.
@@ -65,8 +71,41 @@ pub fn find(pid: Pid, inode: u64) -> io::Result<Option<SocketDetail>> {
     Ok(found)
 }
 
+/// The ports on which a process listens for TCP connections; with `port`, only that one, and whoever listens there.
+pub fn listeners(pid: Pid, port: Option<u16>) -> io::Result<Vec<Listener>> {
+    let netns = proc::network_namespace(pid)?;
+    if let Some(port) = port {
+        return Ok(vec![Listener { netns, port }]);
+    }
+    let mut listening = Vec::new();
+    scan(&format!("/proc/{pid}"), &mut |entry| {
+        if entry.detail.state.as_deref() == Some(LISTEN) {
+            listening.push((format!("socket:[{}]", entry.inode), entry.local.port()));
+        }
+        false
+    })?;
+    if listening.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut ports = BTreeSet::new();
+    for descriptor in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
+        // One that is closed meanwhile is nobody's.
+        let Ok(link) = std::fs::read_link(descriptor?.path()) else {
+            continue;
+        };
+        let own = listening
+            .iter()
+            .filter(|(name, _)| link.as_os_str() == name.as_str());
+        ports.extend(own.map(|(_, port)| *port));
+    }
+    Ok(ports
+        .into_iter()
+        .map(|port| Listener { netns, port })
+        .collect())
+}
+
 /// Goes through the tables of a network namespace, of the process or thread at `place`, until `take` has enough.
-pub(super) fn scan(place: &str, take: &mut dyn FnMut(Entry) -> bool) -> io::Result<()> {
+pub fn scan(place: &str, take: &mut dyn FnMut(Entry) -> bool) -> io::Result<()> {
     for table in Table::ALL {
         let path = format!("{place}/net/{}", table.name());
         let file = match File::open(&path) {
@@ -137,6 +176,8 @@ fn address(text: &str) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, port))
 }
 
+const LISTEN: &str = "LISTEN";
+
 /// `include/net/tcp_states.h`.
 const fn state(number: u8) -> &'static str {
     match number {
@@ -149,7 +190,7 @@ const fn state(number: u8) -> &'static str {
         7 => "CLOSE",
         8 => "CLOSE_WAIT",
         9 => "LAST_ACK",
-        10 => "LISTEN",
+        10 => LISTEN,
         11 => "CLOSING",
         _ => "UNKNOWN",
     }
@@ -178,5 +219,28 @@ mod tests {
         ] {
             assert_eq!(parse(bad, Table::Tcp), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn the_ports_of_this_process_are_found() {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let own = Pid(std::process::id());
+        let netns = proc::network_namespace(own).unwrap();
+        assert!(
+            listeners(own, None)
+                .unwrap()
+                .contains(&Listener { netns, port })
+        );
+        assert_eq!(
+            listeners(own, Some(1)).unwrap(),
+            [Listener { netns, port: 1 }]
+        );
+        drop(socket);
+        assert!(
+            !listeners(own, None)
+                .unwrap()
+                .contains(&Listener { netns, port })
+        );
     }
 }
