@@ -13,5 +13,6 @@ pub mod kernel;
 pub mod pipeline;
 pub mod proc;
 pub mod rescue;
+pub mod sockets;
 pub mod target;
 pub mod wiring;

@@ -1,6 +1,7 @@
 //! The ports of loops whose probe is known, and who connects to them.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use super::loops::Loop;
 use super::sentinel::Sentinel;
@@ -11,11 +12,17 @@ use crate::pipeline::{Mono, Pid, Tid};
 use crate::proc;
 use crate::target::scout::Question;
 
+/// Where a process listens is asked again after this, and then more and more rarely: the tables of a node are long.
+const ASK_AFTER: Duration = Duration::from_secs(5);
+const ASK_AT_LEAST: Duration = Duration::from_mins(5);
+
 /// Which process listens where, and what is known of the probes there.
 #[derive(Debug, Default)]
 pub(super) struct Probed {
     ports: HashMap<Pid, Vec<Listener>>,
     probes: HashMap<Listener, Probes>,
+    /// When to ask next where a process listens, and how long after the last time that is.
+    asks: HashMap<Pid, (Mono, Duration)>,
     /// That connections cannot be seen was told.
     refused: bool,
     /// Network namespaces of the node and of the agent, read once.
@@ -46,21 +53,34 @@ impl Probed {
 impl Sentinel {
     /// Asks where a process is probed, of which that is not known.
     pub(super) fn ask_for_ports(&mut self, now: Mono) {
-        let unseen: Vec<(Pid, Option<u16>)> = self
+        let unseen: Vec<(Pid, usize)> = self
             .loops
             .values()
             .filter(|watched| watched.liveness.is_some())
-            .filter_map(|watched| {
-                let pid = watched.id.process.pid;
-                let probes = self.probed.probes_of(pid);
-                let seen = probes.is_some_and(|probes| probes.clients(now).next().is_some());
-                let target = self.settings.targets.get(watched.target)?;
-                (!seen).then_some((pid, target.probed_port))
+            .map(|watched| (watched.id.process.pid, watched.target))
+            .filter(|(pid, _)| {
+                let probes = self.probed.probes_of(*pid);
+                !probes.is_some_and(|probes| probes.clients(now).next().is_some())
             })
             .collect();
-        for (pid, port) in unseen {
-            self.ask(Question::Ports { pid, port });
+        for (pid, target) in unseen {
+            let before = self.probed.asks.get(&pid);
+            if before.is_none_or(|(next, _)| *next <= now) {
+                self.ask_for_ports_of(pid, target, now);
+            }
         }
+    }
+
+    /// Asks where a process of that target is probed.
+    pub(super) fn ask_for_ports_of(&mut self, pid: Pid, target: usize, now: Mono) {
+        let Some(target) = self.settings.targets.get(target) else {
+            return;
+        };
+        let port = target.probed_port;
+        let before = self.probed.asks.get(&pid);
+        let after = before.map_or(ASK_AFTER, |(_, after)| ASK_AT_LEAST.min(*after * 2));
+        self.probed.asks.insert(pid, (now.plus(after), after));
+        self.ask(Question::Ports { pid, port });
     }
 
     /// A process listens on these ports, and on no others.
@@ -97,6 +117,7 @@ impl Sentinel {
 
     /// A process has ended.
     pub(super) fn listens_no_more(&mut self, pid: Pid) {
+        self.probed.asks.remove(&pid);
         let before = self.probed.ports.remove(&pid);
         self.forget_ports(before.unwrap_or_default());
     }

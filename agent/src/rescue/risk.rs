@@ -6,7 +6,6 @@ use super::probed::Probed;
 use super::sentinel::Sentinel;
 use crate::pipeline::liveness::{Follower, Outlook};
 use crate::pipeline::{Mono, Notice, Tid};
-use crate::target::scout::Question;
 
 impl Sentinel {
     /// Brings the forecast of a loop up to date, and tells what there is to tell.
@@ -23,12 +22,12 @@ impl Sentinel {
             // Another configuration: what was told of the old probe is over.
             let before = watched.liveness.take();
             watched.liveness = spec.map(Follower::new);
-            let pid = watched.id.process.pid;
-            if let Some(target) = target.filter(|_| spec.is_some()) {
-                let port = target.probed_port;
-                self.ask(Question::Ports { pid, port });
-            } else {
+            let (pid, target) = (watched.id.process.pid, watched.target);
+            if before.is_some() {
                 self.listens_no_more(pid);
+            }
+            if spec.is_some() {
+                self.ask_for_ports_of(pid, target, now);
             }
             if let Some(risk) = before.and_then(|mut before| before.over(now)) {
                 self.tell(Notice::Risk { info, risk });

@@ -8,4 +8,3 @@ pub mod freezer;
 pub mod mounts;
 pub mod scout;
 pub mod sight;
-pub mod sockets;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::pipeline::evidence::{ChildDetail, Missing, SocketDetail};
 use crate::pipeline::{Pid, Tid};
 use crate::proc;
-use crate::target::sockets::{self, Entry};
+use crate::sockets::{self, Entry};
 
 /// Descriptors of a child that are looked at.
 const MOST_DESCRIPTORS: usize = 4096;

@@ -14,7 +14,7 @@ use crate::pipeline::Pid;
 use crate::pipeline::classify::{Descriptor, Doing};
 use crate::pipeline::evidence::{Details, Missing, SocketDetail};
 use crate::proc;
-use crate::target::sockets::find;
+use crate::sockets::find;
 
 /// What the thread waits for, as far as procfs shows it.
 pub(super) fn details(request: &Request, missing: &mut Vec<Missing>) -> Details {

@@ -6,9 +6,9 @@ use super::activity::Reading;
 use crate::pipeline::Pid;
 use crate::pipeline::event::Listener;
 use crate::proc::{self, Stat};
+use crate::sockets;
 use crate::target::cgroup::CpuStat;
 use crate::target::sight::{self, Sighting};
-use crate::target::sockets;
 
 pub(super) trait Reader: Send + Sync {
     fn processes(&self) -> io::Result<Vec<Pid>>;
