@@ -44,9 +44,7 @@ impl Probed {
         let ports = self.ports.get(&pid)?;
         let mut probes = ports.iter().filter_map(|port| self.probes.get(port));
         let first = probes.clone().next();
-        probes
-            .find(|probes| probes.clients(now).next().is_some())
-            .or(first)
+        probes.find(|probes| probes.are_seen(now)).or(first)
     }
 }
 
@@ -60,7 +58,7 @@ impl Sentinel {
             .map(|watched| (watched.id.process.pid, watched.target))
             .filter(|(pid, _)| {
                 let probes = self.probed.probes_of(*pid);
-                !probes.is_some_and(|probes| probes.clients(now).next().is_some())
+                !probes.is_some_and(|probes| probes.are_seen(now))
             })
             .collect();
         for (pid, target) in unseen {

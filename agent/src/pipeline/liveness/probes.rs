@@ -169,9 +169,10 @@ impl Probes {
         }
     }
 
-    /// Who makes the probe, if it is seen, as far as that can be told.
-    pub fn clients(&self, now: Mono) -> impl Iterator<Item = Pid> {
-        self.seen(now).map(|stream| stream.client)
+    /// Whether what may be the probe is seen.
+    #[must_use]
+    pub fn are_seen(&self, now: Mono) -> bool {
+        self.seen(now).next().is_some()
     }
 
     /// The streams that may be the probe.
