@@ -49,6 +49,8 @@ enum Task {
     Prometheus(prometheus::Args),
     /// Fetch the other versions of Python that the tests of stacks run and print their folder
     Pythons(pythons::Args),
+    #[command(hide = true)]
+    Kubelet(litellm::kubelet::Args),
     #[command(hide = true, subcommand)]
     Victim(measure::Role),
 }
@@ -74,6 +76,7 @@ fn run() -> Result<ExitCode> {
         Task::Demo(args) => demo::run(&args)?,
         Task::Prometheus(args) => prometheus::run(&args)?,
         Task::Pythons(args) => pythons::run(&args)?,
+        Task::Kubelet(args) => litellm::kubelet::play(&args)?,
         Task::Victim(role) => measure::play(&role)?,
         // Its last line is the count of the tests, so nothing may be printed after it.
         Task::Test(args) if !test::run(&args)? => return Ok(ExitCode::FAILURE),

@@ -26,8 +26,8 @@ const END_LIMIT: Duration = Duration::from_secs(10);
 pub(crate) enum Mode {
     /// Signal an engine that has been wedged for that long.
     Enforce { grace: Duration },
-    /// Only tell.
-    Observe,
+    /// Only tell, also of the risk that this liveness probe is.
+    Observe { liveness: &'static str },
 }
 
 /// A running guard; ended when dropped.
@@ -57,9 +57,14 @@ impl Guard {
             .env("LOOPWARDEN_RUN_DIR", lab.run.path("guard"))
             .stdout(Stdio::piped())
             .stderr(process::log_file(&log)?);
-        if let Mode::Enforce { grace } = mode {
-            let grace = format!("{}ms", grace.as_millis());
-            command.args(["--enforce", "--grace", &grace]);
+        match mode {
+            Mode::Enforce { grace } => {
+                let grace = format!("{}ms", grace.as_millis());
+                command.args(["--enforce", "--grace", &grace]);
+            }
+            Mode::Observe { liveness } => {
+                command.args(["--liveness", liveness]);
+            }
         }
         let process = Process::start("the guard", &mut command)?.ends_by(Signal::INT, END_LIMIT);
         let mut guard = Self {

@@ -15,6 +15,7 @@ mod engine;
 mod guard;
 mod http;
 mod iam;
+pub(crate) mod kubelet;
 mod lab;
 mod probe;
 pub(crate) mod process;

@@ -125,7 +125,7 @@ fn of_the_stack(seen: &Seen, line: &Value, source: &Source) -> Vec<Check> {
     ]
 }
 
-fn check(passed: bool, text: &str) -> Check {
+pub(super) fn check(passed: bool, text: &str) -> Check {
     Check::new(passed, format!("IAM: {text}"))
 }
 

@@ -50,6 +50,7 @@ fn good(files: &Files) -> Seen {
     closed["stack"] = stack;
     Seen {
         lines: vec![line("stall_opened", 100.0, 1_100_000_000), updated, closed],
+        probed: Vec::new(),
         shown_in_time: true,
         asked_ns: 999_000_000,
         request: Duration::from_millis(30_021),

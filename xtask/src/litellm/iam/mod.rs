@@ -3,6 +3,7 @@
 //!
 //! The wall clock of a real proxy is set forward by more than a token lives; one request that needs the database does the rest.
 
+mod forecast;
 mod judge;
 mod source;
 
@@ -10,7 +11,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use rustix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 
 use super::clock::Clock;
@@ -18,6 +18,7 @@ use super::cluster::{self, Cluster};
 use super::cost::{Before, Cost};
 use super::criteria::Check;
 use super::guard::{self, Guard, Mode};
+use super::kubelet::{self, Kubelet, Probed, monotonic_ns};
 use super::lab::{BEFORE_FIX, Lab};
 use super::probe::{Figures, Prober};
 use super::proxy::Proxy;
@@ -30,6 +31,9 @@ const NAME: &str = "iam";
 const FORWARD: &str = "+20m";
 /// The guard's helper gets to know the proxy's interpreter meanwhile: a cost that is none of an incident's.
 const BEFORE: Duration = Duration::from_secs(3);
+/// A probe is known as one when it has come again after one period.
+const PROBES_BEFORE: usize = 3;
+const KNOWN_LIMIT: Duration = Duration::from_mins(1);
 /// The proxy waits 30 s, then answers with an error.
 const REQUEST_LIMIT: Duration = Duration::from_mins(2);
 /// A guard that has not shown a stack by then is judged by what it has shown.
@@ -43,6 +47,8 @@ const WATCHDOG_INTERVAL_S: &str = "600";
 struct Seen {
     /// All that the guard has printed.
     lines: Vec<Value>,
+    /// What the liveness probe did.
+    probed: Vec<Probed>,
     /// A line with a stack had been read while the request was still without an answer.
     shown_in_time: bool,
     /// `CLOCK_MONOTONIC` when the request was sent.
@@ -64,20 +70,32 @@ pub(crate) fn run(lab: &Lab, guard: &Path) -> Result<Vec<Check>> {
     let mut clock = Clock::new(lab, NAME)?;
     let mut proxy = start(lab, &cluster, &mut clock)?;
     proxy.wait_until_up()?;
-    let mut guard = Guard::start(lab, guard, NAME, proxy.pid(), Mode::Observe)?;
+    let observe = Mode::Observe {
+        liveness: kubelet::SPEC,
+    };
+    let mut guard = Guard::start(lab, guard, NAME, proxy.pid(), observe)?;
+    let kubelet = Kubelet::start(proxy.port)?;
     let prober = Prober::start(proxy.port, cmd::now());
     stop::sleep_until(cmd::now() + BEFORE)?;
+    let known = stop::wait_for(KNOWN_LIMIT, Duration::from_millis(20), || {
+        proxy.check().and_then(|()| guard.check())?;
+        Ok((kubelet.probed().len() >= PROBES_BEFORE).then_some(()))
+    })?;
+    known.context("the liveness probe is not answered")?;
     let deadlock = meet(&clock, &mut proxy, &mut guard)?;
     let liveliness = Figures::of(&prober.finish().all);
     let seen = Seen {
         lines: guard.finish(),
+        probed: kubelet.probed(),
         liveliness,
         ..deadlock
     };
     let venv = python::venv(lab, BEFORE_FIX);
     let wrapper = python::site_packages(&venv)?.join("litellm/proxy/db/prisma_client.py");
     print!("{}", judge::story(&seen));
-    Ok(judge::of(&seen, &Source::read(&wrapper)?))
+    let mut checks = judge::of(&seen, &Source::read(&wrapper)?);
+    checks.extend(forecast::of(&seen));
+    Ok(checks)
 }
 
 fn start(lab: &Lab, cluster: &Cluster, clock: &mut Clock) -> Result<Proxy> {
@@ -141,6 +159,7 @@ fn meet(clock: &Clock, proxy: &mut Proxy, guard: &mut Guard) -> Result<Seen> {
     })?;
     Ok(Seen {
         lines: Vec::new(),
+        probed: Vec::new(),
         shown_in_time,
         asked_ns,
         request: end.saturating_duration_since(asked),
@@ -148,11 +167,4 @@ fn meet(clock: &Clock, proxy: &mut Proxy, guard: &mut Guard) -> Result<Seen> {
         liveliness: Figures::of(&[]),
         cost,
     })
-}
-
-/// The clock of the guard's lines.
-fn monotonic_ns() -> Result<u64> {
-    let now = Duration::try_from(clock_gettime(ClockId::Monotonic))
-        .context("the monotonic clock is before its own start")?;
-    Ok(u64::try_from(now.as_nanos())?)
 }
