@@ -38,7 +38,7 @@ pub enum EventKind {
     /// A connection to a watched port is complete: `tgid` asked for it at `since`, in the network namespace `extra`; the port
     /// is `id`, in the network namespace `arg`.
     ProbeBegan = 12,
-    /// That connection is over for who asked for it: `extra` is a `PROBE_*`, the rest as when it began.
+    /// That connection is over for who asked for it: `flags` is a `PROBE_*`, the rest as when it began.
     ProbeEnded = 13,
 }
 
@@ -80,7 +80,7 @@ pub struct Event {
     pub id: i32,
     /// See `kind`.
     pub extra: u32,
-    /// [`EventKind::WaitBegan`]: 1 for waitid.
+    /// [`EventKind::WaitBegan`]: 1 for waitid. [`EventKind::ProbeEnded`]: how.
     pub flags: u32,
     /// See `kind`.
     pub key: PollKey,

@@ -37,8 +37,7 @@ static PORTS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_PORTS, 0);
 static LISTENERS: HashMap<[u32; 2], u32> = HashMap::with_max_entries(MAX_PORTS, 0);
 /// By the address of the asking end.
 #[map]
-static CONNECTIONS: LruHashMap<u64, Connection> =
-    LruHashMap::with_max_entries(MAX_CONNECTIONS, 0);
+static CONNECTIONS: LruHashMap<u64, Connection> = LruHashMap::with_max_entries(MAX_CONNECTIONS, 0);
 /// The asking end of a connection whose other end is not complete yet.
 #[map]
 static ASKING: LruHashMap<Ends, u64> = LruHashMap::with_max_entries(MAX_CONNECTIONS, 0);
@@ -137,13 +136,17 @@ fn accepted(socket: *const u8) {
     if CONNECTIONS.get_ptr(address).is_none() {
         return;
     }
+    let _ = ASKING.insert(ends_of_asking(socket), address, 0);
+}
+
+#[inline(always)]
+fn ends_of_asking(socket: *const u8) -> Ends {
     let (own, far) = addresses(socket);
-    let ends = Ends {
+    Ends {
         asking: own,
         asked: far,
         ports: near_port(socket) << 16 | far_port(socket),
-    };
-    let _ = ASKING.insert(ends, address, 0);
+    }
 }
 
 /// The asked end is complete.
@@ -170,14 +173,17 @@ fn arrived(ctx: &RawTracePointContext, socket: *const u8) {
     };
     // SAFETY: the pointer comes from the map and is checked; the two ends of a handshake do not change at once.
     let connection = unsafe { &mut *connection };
+    // The asking end may be gone, and its address another connection's: then the other end has waited to be accepted.
+    if connection.port != port || connection.listener != 0 {
+        return;
+    }
     let listener = netns(socket);
-    if LISTENERS.get_ptr([listener, port]).is_none() || is_busy([connection.tgid, listener, port])
-    {
+    if LISTENERS.get_ptr([listener, port]).is_none() || is_busy([connection.tgid, listener, port]) {
         return;
     }
     connection.listener = listener;
     debug!(ctx, "connection from {} to port {}", connection.tgid, port);
-    tell(EventKind::ProbeBegan, connection, connection.netns);
+    tell(EventKind::ProbeBegan, connection, 0);
 }
 
 /// The asking end goes on from a connection that was complete, or never came to be.
@@ -191,7 +197,9 @@ fn left(socket: *const u8, new: i32) {
     let connection = unsafe { &*connection };
     if connection.listener != 0 {
         let received: u64 = field(socket, global!(SOCKET_FACTS.bytes_received)).unwrap_or(0);
-        let how = if received > 0 {
+        // The end of the other side's bytes counts as one.
+        let end = u64::from(new == CLOSE_WAIT);
+        let how = if received > end {
             PROBE_ANSWERED
         } else if new == CLOSE_WAIT || new == CLOSE {
             PROBE_REFUSED
@@ -200,11 +208,15 @@ fn left(socket: *const u8, new: i32) {
         };
         tell(EventKind::ProbeEnded, connection, how);
     }
+    let untold = connection.listener == 0;
     let _ = CONNECTIONS.remove(address);
+    if untold {
+        let _ = ASKING.remove(ends_of_asking(socket));
+    }
 }
 
 #[inline(always)]
-fn tell(kind: EventKind, connection: &Connection, extra: u32) {
+fn tell(kind: EventKind, connection: &Connection, how: u32) {
     let asker = Caller {
         tgid: connection.tgid,
         tid: connection.tgid,
@@ -213,7 +225,8 @@ fn tell(kind: EventKind, connection: &Connection, extra: u32) {
     told.since = connection.start;
     told.arg = connection.listener;
     told.id = connection.port as i32;
-    told.extra = extra;
+    told.extra = connection.netns;
+    told.flags = how;
     send(&told);
 }
 

@@ -687,10 +687,20 @@ def starved_crowd(box):
 
 def starved_poll(box):
     """A neighbour uses up the quota of their common group: the loop cannot even return from its poller."""
-    child(lambda ready: (ready(), burn(HOLD * 2)))
+    wait, go = os.pipe()
+
+    def neighbour(ready):
+        ready()
+        os.read(wait, 1)
+        # Not before the loop is back in its poller, or it starves on the way there.
+        time.sleep(0.1)
+        burn(HOLD * 2)
+
+    child(neighbour)
     frames = box.polling()
     yield
     box.begin(frames, handler=False)
+    os.write(go, b"x")
     box.end_later(HOLD * 2)
 
 

@@ -148,7 +148,7 @@ fn what(event: &Event) -> Option<What> {
             netns: event.extra,
         }
     } else if is(EventKind::ProbeEnded) {
-        let how = match event.extra {
+        let how = match event.flags {
             PROBE_ANSWERED => ProbeEnd::Answered,
             PROBE_GIVEN_UP => ProbeEnd::GivenUp,
             PROBE_REFUSED => ProbeEnd::Refused,
@@ -157,6 +157,7 @@ fn what(event: &Event) -> Option<What> {
         What::ProbeEnded {
             listener: listener(event)?,
             start: since,
+            netns: event.extra,
             how,
         }
     } else {

@@ -201,6 +201,8 @@ pub enum What {
         listener: Listener,
         /// When it was asked for.
         start: Mono,
+        /// Network namespace from which.
+        netns: u32,
         /// How.
         how: ProbeEnd,
     },

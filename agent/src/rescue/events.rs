@@ -74,8 +74,9 @@ impl Sentinel {
             What::ProbeEnded {
                 listener,
                 start,
+                netns,
                 how,
-            } => self.probe_ended(event, *listener, *start, *how),
+            } => self.probe_ended(event, *listener, *start, (*how, *netns)),
             What::Forked { .. } | What::Exited { .. } | What::Signalled { .. } => {}
         }
     }

@@ -7,7 +7,7 @@ use super::loops::Loop;
 use super::sentinel::Sentinel;
 use crate::kernel::clock;
 use crate::pipeline::event::{KernelEvent, Listener, ProbeEnd};
-use crate::pipeline::liveness::{Probes, Situation};
+use crate::pipeline::liveness::{Client, Probes};
 use crate::pipeline::{Mono, Pid, Tid};
 use crate::proc;
 use crate::target::scout::Question;
@@ -15,6 +15,9 @@ use crate::target::scout::Question;
 /// Where a process listens is asked again after this, and then more and more rarely: the tables of a node are long.
 const ASK_AFTER: Duration = Duration::from_secs(5);
 const ASK_AT_LEAST: Duration = Duration::from_mins(5);
+
+/// Of a process that listens on more ports only so many are looked at.
+const MOST_PORTS: usize = 32;
 
 /// Which process listens where, and what is known of the probes there.
 #[derive(Debug, Default)]
@@ -25,41 +28,37 @@ pub(super) struct Probed {
     asks: HashMap<Pid, (Mono, Duration)>,
     /// That connections cannot be seen was told.
     refused: bool,
-    /// Network namespaces of the node and of the agent, read once.
-    shared: Option<[u32; 2]>,
+    /// Network namespaces of the node and of the agent, once they could be read.
+    node: Option<u32>,
+    own: Option<u32>,
 }
 
 impl Probed {
-    /// How a loop is, which is away since then.
-    pub(super) fn situation(&self, watched: &Loop, away: Option<Mono>) -> Situation<'_> {
-        Situation {
-            away,
-            probes: self.probes_of(watched.id.process.pid),
-        }
+    /// The probes of the ports of a process.
+    pub(super) fn probes_of(&self, pid: Pid) -> Vec<&Probes> {
+        let ports = self.ports.get(&pid).map_or(&[][..], Vec::as_slice);
+        let probes = ports.iter().filter_map(|port| self.probes.get(port));
+        probes.collect()
     }
 
-    /// The probes of a process; of those of several ports the ones that are seen.
-    pub(super) fn probes_of(&self, pid: Pid) -> Option<&Probes> {
-        let now = clock::now();
-        let ports = self.ports.get(&pid)?;
-        let mut probes = ports.iter().filter_map(|port| self.probes.get(port));
-        let first = probes.clone().next();
-        probes.find(|probes| probes.are_seen(now)).or(first)
+    fn are_seen(&self, pid: Pid, now: Mono) -> bool {
+        let probes = self.probes_of(pid);
+        probes.iter().any(|probes| probes.are_seen(now))
     }
 }
 
 impl Sentinel {
     /// Asks where a process is probed, of which that is not known.
     pub(super) fn ask_for_ports(&mut self, now: Mono) {
-        let unseen: Vec<(Pid, usize)> = self
+        if self.probed.refused {
+            return;
+        }
+        let unseen: HashMap<Pid, usize> = self
             .loops
             .values()
             .filter(|watched| watched.liveness.is_some())
             .map(|watched| (watched.id.process.pid, watched.target))
-            .filter(|(pid, _)| {
-                let probes = self.probed.probes_of(*pid);
-                !probes.is_some_and(|probes| probes.are_seen(now))
-            })
+            .filter(|(pid, _)| !self.probed.are_seen(*pid, now))
             .collect();
         for (pid, target) in unseen {
             let before = self.probed.asks.get(&pid);
@@ -91,26 +90,28 @@ impl Sentinel {
         let Some(spec) = spec.map(|follower| *follower.spec()) else {
             return;
         };
-        for listener in &listeners {
-            if let Some(probes) = self.probed.probes.get_mut(listener) {
+        let before = self.probed.ports.remove(&pid).unwrap_or_default();
+        let mut watched = Vec::new();
+        for listener in listeners.into_iter().take(MOST_PORTS) {
+            if let Some(probes) = self.probed.probes.get_mut(&listener) {
                 if *probes.spec() != spec {
                     *probes = Probes::new(spec);
                 }
-                continue;
-            }
-            if let Err(error) = self.sensor.watch_port(*listener) {
-                if !self.probed.refused {
-                    log::warn!(
-                        "the kubelet's probes are not seen, so that the forecast is as exact as their period: {error}"
-                    );
-                }
+            } else if let Err(error) = self.sensor.watch_port(listener) {
+                log::warn!(
+                    "the kubelet's probes of process {pid} are not seen, so that the forecast is as exact as their period: {error}"
+                );
                 self.probed.refused = true;
-                return;
+                break;
+            } else {
+                self.probed.probes.insert(listener, Probes::new(spec));
             }
-            self.probed.probes.insert(*listener, Probes::new(spec));
+            watched.push(listener);
         }
-        let before = self.probed.ports.insert(pid, listeners);
-        self.forget_ports(before.unwrap_or_default());
+        let gone = before.into_iter().filter(|port| !watched.contains(port));
+        let gone: Vec<Listener> = gone.collect();
+        self.probed.ports.insert(pid, watched);
+        self.forget_ports(gone);
     }
 
     /// A process has ended.
@@ -142,11 +143,12 @@ impl Sentinel {
         start: Mono,
         from: u32,
     ) {
-        if self.is_inside(listener, from) {
+        let Some(of_node) = self.is_of_node(listener, from) else {
             return;
-        }
+        };
+        let pid = event.pid;
         if let Some(probes) = self.probed.probes.get_mut(&listener) {
-            probes.began(event.pid, start);
+            probes.began(Client { pid, of_node }, start);
             self.follow_risk_at(listener);
         }
     }
@@ -156,24 +158,28 @@ impl Sentinel {
         event: &KernelEvent,
         listener: Listener,
         start: Mono,
-        how: ProbeEnd,
+        (how, from): (ProbeEnd, u32),
     ) {
+        let Some(of_node) = self.is_of_node(listener, from) else {
+            return;
+        };
+        let pid = event.pid;
         if let Some(probes) = self.probed.probes.get_mut(&listener) {
-            probes.ended(event.pid, start, event.at, how);
+            probes.ended(Client { pid, of_node }, start, event.at, how);
             self.follow_risk_at(listener);
         }
     }
 
-    /// Whether who connects is in the pod itself: such are sidecars, and a service mesh in front of the loop.
-    fn is_inside(&mut self, listener: Listener, from: u32) -> bool {
-        if listener.netns != from {
-            return false;
-        }
-        let shared = *self.probed.shared.get_or_insert_with(|| {
-            [1, std::process::id()].map(|pid| proc::network_namespace(Pid(pid)).unwrap_or(0))
-        });
+    /// Whether who connects from there does so from the node's own network; nothing if it is in the pod itself: such are sidecars,
+    /// and a service mesh in front of the loop.
+    fn is_of_node(&mut self, listener: Listener, from: u32) -> Option<bool> {
+        let of = |pid: u32| proc::network_namespace(Pid(pid)).ok();
+        let node = self.probed.node.or_else(|| of(1));
+        let own = self.probed.own.or_else(|| of(std::process::id()));
+        (self.probed.node, self.probed.own) = (node, own);
         // On the node's own network, and on that of who tries this out, everybody is in one namespace.
-        !shared.contains(&from)
+        let is_shared = [node, own].contains(&Some(from));
+        (listener.netns != from || is_shared).then_some(is_shared)
     }
 
     fn follow_risk_at(&mut self, listener: Listener) {

@@ -4,7 +4,7 @@ use super::look::away_since;
 use super::loops::Loop;
 use super::probed::Probed;
 use super::sentinel::Sentinel;
-use crate::pipeline::liveness::{Follower, Outlook};
+use crate::pipeline::liveness::{Follower, Outlook, Situation};
 use crate::pipeline::{Mono, Notice, Tid};
 
 impl Sentinel {
@@ -35,7 +35,11 @@ impl Sentinel {
             return;
         }
         let away = away(watched, now);
-        let situation = self.probed.situation(watched, away);
+        let probes = self.probed.probes_of(watched.id.process.pid);
+        let situation = Situation {
+            away,
+            probes: &probes,
+        };
         let told = watched
             .liveness
             .as_mut()
@@ -48,7 +52,10 @@ impl Sentinel {
     /// When the risk of a loop is to be looked at again.
     pub(super) fn risk_due(&self, watched: &Loop, now: Mono) -> Option<Mono> {
         let liveness = watched.liveness.as_ref()?;
-        let situation = self.probed.situation(watched, away(watched, now));
+        let situation = Situation {
+            away: away(watched, now),
+            probes: &self.probed.probes_of(watched.id.process.pid),
+        };
         liveness.due(now, situation)
     }
 }
@@ -61,7 +68,7 @@ pub(super) fn at_the_end(
     at: Mono,
 ) -> Option<Outlook> {
     let probes = probed.probes_of(watched.id.process.pid);
-    watched.liveness.as_mut()?.back(since, at, probes)
+    watched.liveness.as_mut()?.back(since, at, &probes)
 }
 
 fn away(watched: &Loop, now: Mono) -> Option<Mono> {

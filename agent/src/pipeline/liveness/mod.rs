@@ -17,7 +17,7 @@ use std::time::Duration;
 
 pub use forecast::{Forecast, Forecaster, Window};
 pub use outlook::{Follower, Outlook, RiskView, Situation};
-pub use probes::Probes;
+pub use probes::{Client, Probes, Seen};
 pub use risk::{Level, News, Risk};
 
 use kubelet::Kubelet;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::risk::News;
-use super::{Forecast, Forecaster, Level, ProbeSpec, Probes, Risk};
+use super::{Forecast, Forecaster, Level, ProbeSpec, Probes, Risk, Seen};
 use crate::pipeline::Mono;
 use crate::pipeline::stamp::millis::option;
 
@@ -76,14 +76,20 @@ pub struct RiskView {
 pub struct Situation<'a> {
     /// Since when it is away, if it is.
     pub away: Option<Mono>,
-    /// The probes of its port.
-    pub probes: Option<&'a Probes>,
+    /// The probes of its ports.
+    pub probes: &'a [&'a Probes],
 }
 
 impl Situation<'_> {
     /// A number that changes with every probe.
     fn news(&self) -> u64 {
-        self.probes.map_or(0, Probes::news)
+        self.probes.iter().map(|probes| probes.news()).sum()
+    }
+
+    fn seen(&self, now: Mono) -> Seen {
+        let ports = self.probes.iter();
+        let seen = ports.map(|probes| probes.forecast(now, self.away));
+        seen.fold(Seen::Nothing, Seen::and)
     }
 }
 
@@ -130,15 +136,13 @@ impl Follower {
     }
 
     fn forecast(&mut self, now: Mono, loop_: Situation<'_>) -> Option<Forecast> {
-        let seen = loop_
-            .probes
-            .and_then(|probes| probes.forecast(now, loop_.away));
-        if let Some(forecast) = seen {
+        let seen = loop_.seen(now);
+        if seen != Seen::Nothing {
             // What was made of nothing is over.
             if !self.blind.is_fine() {
                 self.blind = Forecaster::new(*self.spec());
             }
-            return forecast;
+            return seen.failing();
         }
         self.blind.seen(now, loop_.away);
         self.blind.forecast()
@@ -147,9 +151,10 @@ impl Follower {
     /// When the risk changes or is to be told again though nothing is seen.
     fn next(&self, forecast: Option<&Forecast>, now: Mono, loop_: Situation<'_>) -> Option<Mono> {
         let told = self.risk.due(forecast, self.spec());
-        let seen = loop_
-            .probes
-            .and_then(|probes| probes.changes(now, loop_.away));
+        let probes = loop_.probes.iter();
+        let seen = probes
+            .filter_map(|probes| probes.changes(now, loop_.away))
+            .min();
         let blind = loop_
             .away
             .map(|since| since.plus(self.spec().timeout))
@@ -174,7 +179,7 @@ impl Follower {
     }
 
     /// The loop polls again after a stall that began at `since`; the answer is how things stood then, if there was a risk.
-    pub fn back(&mut self, since: Mono, at: Mono, probes: Option<&Probes>) -> Option<Outlook> {
+    pub fn back(&mut self, since: Mono, at: Mono, probes: &[&Probes]) -> Option<Outlook> {
         let away = Situation {
             away: Some(since),
             probes,

@@ -12,7 +12,7 @@ use crate::pipeline::event::ProbeEnd;
 use crate::pipeline::{Mono, Pid};
 
 /// Streams that are followed.
-const MOST_STREAMS: usize = 256;
+const MOST_STREAMS: usize = 64;
 /// A client of more streams than that is no kubelet, whatever the period.
 const MOST_OF_A_CLIENT: usize = 48;
 /// More often does not make a stream any surer, and one that is new must be able to take the place of an old one.
@@ -21,6 +21,8 @@ const MOST_AGAIN: u32 = 8;
 const AT_ONCE: Duration = Duration::from_millis(300);
 /// What a real kubelet takes from one probe's end to the next one's start: some 40 ms.
 const PAUSE: Duration = Duration::from_millis(40);
+/// The kubelet's own clock starts before it connects.
+const SOONER: Duration = Duration::from_millis(10);
 /// How exactly a kubelet keeps its times.
 const EXACT: Duration = Duration::from_millis(50);
 /// Later than this a probe counts as one that was not seen: the queue of the listening socket was full.
@@ -37,18 +39,64 @@ pub struct Probes {
     news: u64,
 }
 
+/// What the probes of a port say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// None is seen.
+    Nothing,
+    /// None has failed, and none is failing.
+    Fine,
+    /// One has failed or is failing.
+    Failing(Forecast),
+}
+
+impl Seen {
+    /// What is to be expected, if a probe has failed or is failing.
+    #[must_use]
+    pub fn failing(self) -> Option<Forecast> {
+        match self {
+            Self::Failing(forecast) => Some(forecast),
+            Self::Nothing | Self::Fine => None,
+        }
+    }
+
+    /// The same of two ports together: what decides first counts.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let earliest = |forecast: &Forecast| forecast.decision.map(|window| window.earliest);
+        match (self, other) {
+            (Self::Failing(a), Self::Failing(b)) if earliest(&b) < earliest(&a) => other,
+            (Self::Failing(_), _) | (_, Self::Nothing) => self,
+            _ => other,
+        }
+    }
+}
+
+/// Who connects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Client {
+    /// Its process.
+    pub pid: Pid,
+    /// It does so from the node's own network, as a kubelet does.
+    pub of_node: bool,
+}
+
 /// What one process does in one phase of the period.
 #[derive(Debug, Clone, Copy)]
 struct Stream {
-    client: Pid,
+    client: Client,
     /// A moment at which it ticks.
     tick: Mono,
     /// How often it came again after one period, up to [`MOST_AGAIN`].
     again: u32,
-    /// It cannot be this probe.
-    other: bool,
-    /// It was seen to give up exactly after the time-out.
+    /// It was answered.
+    answered: bool,
+    /// It gave up exactly after the time-out.
     gave_up: bool,
+    /// How often it gave up after another time, since it last did so after the time-out.
+    contradictions: u32,
+    /// It went on after it would have decided.
+    refuted: bool,
     last: Probe,
     /// Failures in a row.
     failed: u32,
@@ -60,7 +108,7 @@ struct Stream {
 #[derive(Debug, Clone, Copy)]
 struct Probe {
     start: Mono,
-    end: Option<Mono>,
+    end: Option<(Mono, ProbeEnd)>,
 }
 
 impl Probes {
@@ -87,129 +135,136 @@ impl Probes {
     }
 
     /// A process has a connection that it asked for at `start`.
-    pub fn began(&mut self, client: Pid, start: Mono) {
+    pub fn began(&mut self, client: Client, start: Mono) {
         self.news += 1;
         let spec = self.spec;
-        self.streams.retain(|stream| !stream.is_over(&spec, start));
-        let own = || 0..self.streams.len();
-        let late = own().find(|place| {
-            let stream = &self.streams[*place];
-            stream.client == client && stream.is_made_up_for(&spec, start)
-        });
-        let in_phase = own().find(|place| {
-            let stream = &self.streams[*place];
-            stream.client == client && stream.is_in_phase(&spec, start)
-        });
-        if let Some(place) = late.or(in_phase) {
-            let Some(stream) = self.streams.get_mut(place) else {
-                return;
-            };
+        self.streams
+            .retain(|stream| !stream.is_over(&spec, start, Some(Mono(0))));
+        let find = |is_its: &dyn Fn(&Stream) -> bool| {
+            let its = |stream: &Stream| stream.client == client && is_its(stream);
+            self.streams.iter().position(its)
+        };
+        let late = find(&|stream| stream.is_made_up_for(&spec, start));
+        let in_phase = find(&|stream| stream.is_in_phase(&spec, start));
+        if let Some(stream) = late.or(in_phase).and_then(|at| self.streams.get_mut(at)) {
             if late.is_none() {
                 stream.ticked(&spec, start);
             }
             let stops = stream.decided.map(|at| at.plus(STOPS_WITHIN));
             // Who would have decided and probes on is another probe.
-            stream.other |= stops.is_some_and(|at| start > at);
+            stream.refuted |= stops.is_some_and(|at| start > at);
             stream.last = Probe { start, end: None };
             return;
         }
-        let of_client = own().filter(|place| self.streams[*place].client == client);
-        let too_many = of_client.clone().count() > most_of_a_client(&spec);
-        let oldest = if too_many {
-            of_client.min_by_key(|place| self.streams[*place].last.start)
-        } else {
-            own()
-                .filter(|_| self.streams.len() >= MOST_STREAMS)
-                .min_by_key(|place| (self.streams[*place].again, self.streams[*place].last.start))
-        };
-        if let Some(oldest) = oldest {
-            self.streams.remove(oldest);
+        self.make_room(client);
+        self.streams.push(Stream::new(client, start));
+    }
+
+    /// Of a client that comes in many phases the least sure stream goes, else of all.
+    fn make_room(&mut self, client: Client) {
+        let own = |stream: &Stream| stream.client == client;
+        let of_client = self.streams.iter().filter(|stream| own(stream)).count();
+        let is_crowd = of_client > most_of_a_client(&self.spec);
+        if !is_crowd && self.streams.len() < MOST_STREAMS {
+            return;
         }
-        self.streams.push(Stream {
-            client,
-            tick: start,
-            again: 0,
-            other: false,
-            gave_up: false,
-            last: Probe { start, end: None },
-            failed: 0,
-            failing_since: None,
-            decided: None,
-        });
+        let streams = self.streams.iter().enumerate();
+        let least = streams
+            .filter(|(_, stream)| !is_crowd || own(stream))
+            .min_by_key(|(_, stream)| (stream.client.of_node, stream.again, stream.last.start));
+        if let Some((place, _)) = least {
+            self.streams.remove(place);
+        }
     }
 
     /// The connection that was asked for at `start` is over.
-    pub fn ended(&mut self, client: Pid, start: Mono, at: Mono, how: ProbeEnd) {
+    pub fn ended(&mut self, client: Client, start: Mono, at: Mono, how: ProbeEnd) {
         self.news += 1;
         let spec = self.spec;
-        let stream = self
-            .streams
-            .iter_mut()
-            .find(|stream| stream.client == client && stream.last.start == start);
-        let Some(stream) = stream else {
+        let own = |stream: &Stream| stream.client == client && stream.last.start == start;
+        let Some(mut place) = self.streams.iter().position(own) else {
             return;
         };
-        stream.last.end = Some(at);
-        match how {
-            ProbeEnd::Answered => {
-                stream.failed = 0;
-                stream.failing_since = None;
+        // A kubelet's probes of one container tick together, in any order. What the probe would not do was one of the others; what it
+        // does when it gives up was not one of those that have contradicted it.
+        let lasted = at.since(start);
+        let others = if is_contradiction(&spec, lasted, how) {
+            self.sibling(place, |other, own| other > own)
+        } else if is_confirmation(&spec, lasted, how) {
+            self.sibling(place, |other, own| other < own)
+        } else {
+            None
+        };
+        if let Some(other) = others {
+            let (mine, theirs) = (self.streams[place].last, self.streams[other].last);
+            self.streams[other].last = mine;
+            self.streams[place].last = theirs;
+            if let Some((at, how)) = theirs.end.filter(|_| are_near(&spec, mine, theirs)) {
+                self.streams[place].ended(&spec, at, how);
             }
-            // A probe of another kind, such as one that only connects; or of another time-out.
-            ProbeEnd::GivenUp if !is_timeout(&spec, at.since(start)) => stream.other = true,
-            ProbeEnd::GivenUp | ProbeEnd::Refused => {
-                let exactly = at.since(start) <= spec.timeout + EXACT;
-                stream.gave_up |= how == ProbeEnd::GivenUp && exactly;
-                stream.failed = stream.failed.saturating_add(1);
-                stream.failing_since.get_or_insert(start);
-                if stream.failed >= spec.failures {
-                    stream.decided.get_or_insert(at);
-                }
-            }
+            place = other;
         }
+        self.streams[place].ended(&spec, at, how);
+    }
+
+    /// A stream of the same client in the same phase that has contradicted the probe more or less often.
+    fn sibling(&self, place: usize, compares: fn(u32, u32) -> bool) -> Option<usize> {
+        let own = self.streams.get(place)?;
+        let is_sibling = |stream: &Stream| {
+            let tick = stream.tick_near(&self.spec, own.last.start);
+            let off = tick.since(own.last.start).max(own.last.start.since(tick));
+            stream.client == own.client
+                && off <= near(&self.spec) * 2
+                && compares(stream.contradictions, own.contradictions)
+        };
+        self.streams.iter().position(is_sibling)
     }
 
     /// Whether what may be the probe is seen.
     #[must_use]
     pub fn are_seen(&self, now: Mono) -> bool {
-        self.seen(now).next().is_some()
+        !self.seen(now, None).is_empty()
     }
 
     /// The streams that may be the probe.
-    fn seen(&self, now: Mono) -> impl Iterator<Item = &Stream> {
-        let may_be = move |stream: &&Stream| {
-            stream.may_be_the_probe(&self.spec, now) && !self.is_crowd(stream.client, now)
-        };
-        let candidates = self.streams.iter().filter(may_be);
+    fn seen(&self, now: Mono, away: Option<Mono>) -> Vec<&Stream> {
+        let mut seen: Vec<&Stream> = self
+            .streams
+            .iter()
+            .filter(|stream| stream.may_be_the_probe(&self.spec, now, away))
+            .filter(|stream| !self.is_crowd(stream.client, now))
+            .collect();
+        // A kubelet connects from the node's own network.
+        let of_node = seen.iter().any(|stream| stream.client.of_node);
         // Who comes in another rhythm comes again after one period, too, now and then.
-        let surest = candidates.clone().map(|stream| stream.again).max();
+        let surest = seen.iter().map(|stream| stream.again).max();
         let half = surest.unwrap_or_default().div_ceil(2);
+        seen.retain(|stream| stream.client.of_node == of_node && stream.again >= half);
         // Whose time-out is the probe's is likelier than who has shown none; one kubelet may have other probes.
-        let shown = candidates
-            .clone()
-            .find(|stream| stream.gave_up)
-            .map(|stream| stream.client);
-        candidates.filter(move |stream| {
-            let likely = stream.gave_up || shown.is_none_or(|client| stream.client == client);
-            likely && stream.again >= half
-        })
+        let shown = seen.iter().find(|stream| stream.gave_up);
+        if let Some(shown) = shown.map(|stream| stream.client) {
+            seen.retain(|stream| stream.gave_up || stream.client == shown);
+        }
+        seen
     }
 
     /// Whether a client comes too often for a kubelet.
-    fn is_crowd(&self, client: Pid, now: Mono) -> bool {
+    fn is_crowd(&self, client: Client, now: Mono) -> bool {
         let recent = self.streams.iter().filter(|stream| {
-            stream.client == client && now.since(stream.last.start) <= self.spec.period
+            stream.client == client
+                && stream.again > 0
+                && now.since(stream.last.start) <= self.spec.period
         });
         recent.count() > most_of_a_client(&self.spec)
     }
 
-    /// What is to be expected of a loop that is away since then, or is not. Nothing if the probe is not seen; the forecast is nothing
-    /// if no probe has failed or is failing.
+    /// What is to be expected of a loop that is away since then, or is not.
     #[must_use]
-    pub fn forecast(&self, now: Mono, away: Option<Mono>) -> Option<Option<Forecast>> {
+    pub fn forecast(&self, now: Mono, away: Option<Mono>) -> Seen {
         let spec = &self.spec;
         let followed: Vec<(Kubelet, Mono)> = self
-            .seen(now)
+            .seen(now, away)
+            .into_iter()
             .map(|stream| {
                 let kubelet = stream.kubelet(spec, now, away);
                 let since = stream.failing_since.unwrap_or(kubelet.start());
@@ -220,15 +275,18 @@ impl Probes {
         let threatens = |kubelet: &Kubelet| {
             kubelet.failed > 0 || kubelet.decided.is_some() || kubelet.start().plus(half) <= now
         };
-        let failed = followed.iter().map(|(kubelet, _)| kubelet.failed).min()?;
+        let failed = followed.iter().map(|(kubelet, _)| kubelet.failed).min();
+        let Some(failed) = failed else {
+            return Seen::Nothing;
+        };
         if !followed.iter().any(|(kubelet, _)| threatens(kubelet)) {
-            return Some(None);
+            return Seen::Fine;
         }
         let decisions = || followed.iter().map(|(kubelet, _)| kubelet.decides(spec));
         let threatened = followed.iter().filter(|(kubelet, _)| threatens(kubelet));
         let first = threatened.map(|(_, since)| *since).min();
         let window = decisions().min().zip(decisions().max());
-        Some(Some(Forecast {
+        Seen::Failing(Forecast {
             failed,
             decision: window.map(|(earliest, latest)| Window {
                 earliest: Mono(earliest.0.saturating_sub(nanoseconds(EXACT))),
@@ -241,14 +299,15 @@ impl Probes {
                 (away, first) => away.or(first),
             },
             seen: true,
-        }))
+        })
     }
 
     /// When the forecast changes though nothing is seen.
     #[must_use]
     pub fn changes(&self, now: Mono, away: Option<Mono>) -> Option<Mono> {
         let half = self.spec.timeout / 2;
-        let starts = self.seen(now).filter_map(|stream| {
+        let seen = self.seen(now, away).into_iter();
+        let starts = seen.filter_map(|stream| {
             let kubelet = stream.kubelet(&self.spec, now, away);
             let start = kubelet.start();
             // Without a stall, only a probe that is under way.
@@ -259,15 +318,68 @@ impl Probes {
 }
 
 impl Stream {
+    fn new(client: Client, start: Mono) -> Self {
+        Self {
+            client,
+            tick: start,
+            again: 0,
+            answered: false,
+            gave_up: false,
+            contradictions: 0,
+            refuted: false,
+            last: Probe { start, end: None },
+            failed: 0,
+            failing_since: None,
+            decided: None,
+        }
+    }
+
+    /// Its last connection is over.
+    fn ended(&mut self, spec: &ProbeSpec, at: Mono, how: ProbeEnd) {
+        self.last.end = Some((at, how));
+        let lasted = at.since(self.last.start);
+        // Something came, and the client still waited until its time-out: for the rest.
+        let waited = lasted + SOONER >= spec.timeout;
+        match how {
+            ProbeEnd::Answered if !waited => {
+                self.answered = true;
+                self.failed = 0;
+                self.failing_since = None;
+                self.decided = None;
+                self.refuted = false;
+            }
+            _ if is_contradiction(spec, lasted, how) => self.contradictions += 1,
+            _ => {
+                if is_confirmation(spec, lasted, how) {
+                    self.gave_up = true;
+                    self.contradictions = 0;
+                }
+                self.failures(spec, 1, at);
+            }
+        }
+    }
+
+    fn failures(&mut self, spec: &ProbeSpec, count: u32, at: Mono) {
+        self.failed = self.failed.saturating_add(count);
+        self.failing_since.get_or_insert(self.last.start);
+        if self.failed >= spec.failures {
+            self.decided.get_or_insert(at);
+        }
+    }
+
     /// It has come again, at one of its ticks.
     fn ticked(&mut self, spec: &ProbeSpec, start: Mono) {
         let due = self.tick_near(spec, start);
-        let next = Kubelet::after(self.tick, self.last.start, self.last.start, spec).start();
+        let next = self.next_tick(spec);
         if due <= next.plus(near(spec)) {
             self.again = MOST_AGAIN.min(self.again + 1);
         } else {
-            // Its period is a longer one, or it was not seen once.
+            // Its period is a longer one, or it was not seen once: then it failed once more, if it did before and after.
             self.again = self.again.saturating_sub(1);
+            if self.failed > 0 {
+                let missed = due.since(next).as_nanos() / spec.period.as_nanos().max(1);
+                self.failures(spec, u32::try_from(missed).unwrap_or(1), start);
+            }
         }
         // A tick is late now and then, and never early.
         self.tick = if start < due {
@@ -275,6 +387,13 @@ impl Stream {
         } else {
             due.plus(start.since(due) / 8)
         };
+    }
+
+    /// The tick after the one of the last probe.
+    fn next_tick(&self, spec: &ProbeSpec) -> Mono {
+        // What is close before a tick was of that tick.
+        let last = self.last.start.plus(near(spec));
+        Kubelet::after(self.tick, last, last, spec).start()
     }
 
     /// The tick that is nearest to a moment.
@@ -294,33 +413,45 @@ impl Stream {
 
     /// Whether this start makes up for a tick that passed during its last probe.
     fn is_made_up_for(&self, spec: &ProbeSpec, start: Mono) -> bool {
-        self.last.end.is_some_and(|end| {
-            let passed = end.since(self.last.start) + near(spec) > spec.period;
+        self.last.end.is_some_and(|(end, _)| {
+            let next = self.next_tick(spec);
+            let passed = next <= end.plus(near(spec));
             passed && start >= end && start.since(end) <= AT_ONCE
         })
     }
 
-    fn may_be_the_probe(&self, spec: &ProbeSpec, now: Mono) -> bool {
+    fn may_be_the_probe(&self, spec: &ProbeSpec, now: Mono, away: Option<Mono>) -> bool {
+        let contradicts = self.contradictions > u32::from(self.gave_up);
         let waits_too_long = self.last.end.is_none() && now.since(self.last.start) > longest(spec);
-        self.again > 0 && !self.other && !waits_too_long && !self.is_over(spec, now)
+        self.again > 0
+            && (self.answered || self.gave_up)
+            && !(contradicts || self.refuted || waits_too_long)
+            && !self.is_over(spec, now, away)
     }
 
-    /// Whether it has not come for so long that it will not.
-    fn is_over(&self, spec: &ProbeSpec, now: Mono) -> bool {
-        let last = self.last.end.unwrap_or(self.last.start);
-        let wait = match self.decided {
+    /// Whether it has not come for so long that it will not. In a stall it may be that nobody gets through any more, because too many
+    /// wait to be accepted.
+    fn is_over(&self, spec: &ProbeSpec, now: Mono, away: Option<Mono>) -> bool {
+        let last = self.last.end.map_or(self.last.start, |(end, _)| end);
+        let silent = spec.period * 2 + spec.timeout + Duration::from_secs(1);
+        let wait = if self.decided.is_some() {
             // The container is being ended, and not probed meanwhile.
-            Some(_) => spec.termination_grace.max(spec.period * 2),
-            None => spec.period * 2,
+            silent.max(spec.termination_grace)
+        } else if away.is_some_and(|away| away <= last.plus(silent)) {
+            silent + spec.period.max(spec.timeout).saturating_mul(spec.failures)
+        } else {
+            silent
         };
-        now.since(last) > wait + spec.timeout + Duration::from_secs(1)
+        now.since(last) > wait
     }
 
     /// The kubelet whose probes these are, as it is now.
     fn kubelet(&self, spec: &ProbeSpec, now: Mono, away: Option<Mono>) -> Kubelet {
         let mut kubelet = match self.last.end {
             None => Kubelet::probing(self.tick, self.last.start),
-            Some(end) => Kubelet::after(self.tick, self.last.start, end, spec),
+            Some((end, _)) => {
+                Kubelet::after(self.tick, self.last.start.plus(near(spec)), end, spec)
+            }
         };
         kubelet.failed = self.failed;
         kubelet.decided = self.decided;
@@ -348,6 +479,21 @@ fn most_of_a_client(spec: &ProbeSpec) -> usize {
 /// How far from its tick a probe may start: the kubelet has other work.
 fn near(spec: &ProbeSpec) -> Duration {
     (spec.period / 20).clamp(Duration::from_millis(30), Duration::from_millis(100))
+}
+
+/// Whether two probes are of the same tick.
+fn are_near(spec: &ProbeSpec, a: Probe, b: Probe) -> bool {
+    a.start.since(b.start).max(b.start.since(a.start)) <= near(spec) * 2
+}
+
+/// Whether the probe would not have ended so: it gives up after its time-out, and then alone.
+fn is_contradiction(spec: &ProbeSpec, lasted: Duration, how: ProbeEnd) -> bool {
+    how == ProbeEnd::GivenUp && !is_timeout(spec, lasted)
+}
+
+/// Whether it ended as the probe does when it gives up.
+fn is_confirmation(spec: &ProbeSpec, lasted: Duration, how: ProbeEnd) -> bool {
+    how == ProbeEnd::GivenUp && is_timeout(spec, lasted) && lasted <= spec.timeout + EXACT
 }
 
 /// Whether a client that waited so long for an answer has waited for the time-out.

@@ -17,6 +17,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("liveness::probes_of_a_named_port_are_seen", || {
             probes_are_seen(true)
         }),
+        Case::new("liveness::closed_without_an_answer", without_an_answer),
     ]
 }
 
@@ -52,7 +53,8 @@ fn rises_and_is_over() -> Result<()> {
     ensure!((uncertainty - half).abs() < half / 10.0, "{elevated}");
     let imminent = level(&mut scene, "imminent")?;
     ensure!(
-        imminent.float("/seconds_to_decision") < elevated.float("/seconds_to_decision"),
+        imminent.float("/seconds_to_decision").is_some()
+            && imminent.float("/seconds_to_decision") < elevated.float("/seconds_to_decision"),
         "{imminent} after {elevated}"
     );
     let failed = scene.watch.next("a failure for certain", |line| {
@@ -131,5 +133,27 @@ fn probes_are_seen(named: bool) -> Result<()> {
     );
     scene.victim.wake()?;
     scene.victim.answer("napped")?;
+    scene.end(&[]).map(|_| ())
+}
+
+/// The loop runs, and closes the probe's connection without a word: that is a failure for the kubelet too.
+fn without_an_answer() -> Result<()> {
+    let probe = probe((600 * u64::from(slowness())).max(1000));
+    let mut victim = Victim::start(&["loop", "epoll_wait"])?;
+    let pid = victim.pid;
+    let port = victim.ask("listen", "listens")?;
+    let mut kubelet = Victim::start(&["kubelet", &port, &probe])?;
+    let mut scene = Scene::with(victim, &["--liveness", &probe])?;
+    for _ in 0..4 {
+        kubelet.answer("alive")?;
+    }
+    scene.victim.ask("mute", "muted")?;
+    let failed = scene.watch.next("a failed probe", |line| {
+        line.is("risk", pid) && line.number("/failed_probes") == Some(1)
+    })?;
+    ensure!(
+        failed.is_true("/probes_seen") && failed.float("/seconds_to_decision").is_some(),
+        "{failed}"
+    );
     scene.end(&[]).map(|_| ())
 }

@@ -182,6 +182,10 @@ impl Looper {
                 let how = waits::wait(way, pid, pidfd.as_ref())?;
                 answer(&format!("waited {how:?}"));
             }
+            ["mute"] => {
+                self.server.as_mut().context("no port")?.mute = true;
+                answer("muted");
+            }
             ["listen"] => self.server = Some(Server::open()?),
             ["watch-pid", pid] => waits::watch(pid.parse()?)?,
             // At least one whole iteration, so that what came before is a finished one.
