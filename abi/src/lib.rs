@@ -112,8 +112,8 @@ impl Counter {
 pub struct Settings {
     /// Report every exec of the machine (1), or only those of known processes (0).
     pub all_execs: u32,
-    /// Unused.
-    pub pad: u32,
+    /// Inode of the node's network namespace.
+    pub node_netns: u32,
 }
 
 /// Byte offsets of kernel fields, read from the running kernel's BTF: Rust code cannot carry CO-RE relocations.

@@ -1,6 +1,6 @@
 //! The sockets of a process and their other ends, from the tables of its network namespace.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -77,10 +77,11 @@ pub fn listeners(pid: Pid, port: Option<u16>) -> io::Result<Vec<Listener>> {
     if let Some(port) = port {
         return Ok(vec![Listener { netns, port }]);
     }
-    let mut listening = Vec::new();
-    scan(&format!("/proc/{pid}"), &mut |entry| {
+    let mut listening = BTreeMap::new();
+    let tables = [Table::Tcp, Table::Tcp6];
+    scan_of(&tables, &format!("/proc/{pid}"), &mut |entry| {
         if entry.detail.state.as_deref() == Some(LISTEN) {
-            listening.push((format!("socket:[{}]", entry.inode), entry.local.port()));
+            listening.insert(format!("socket:[{}]", entry.inode), entry.local.port());
         }
         false
     })?;
@@ -93,10 +94,7 @@ pub fn listeners(pid: Pid, port: Option<u16>) -> io::Result<Vec<Listener>> {
         let Ok(link) = std::fs::read_link(descriptor?.path()) else {
             continue;
         };
-        let own = listening
-            .iter()
-            .filter(|(name, _)| link.as_os_str() == name.as_str());
-        ports.extend(own.map(|(_, port)| *port));
+        ports.extend(link.to_str().and_then(|link| listening.get(link)));
     }
     Ok(ports
         .into_iter()
@@ -106,7 +104,11 @@ pub fn listeners(pid: Pid, port: Option<u16>) -> io::Result<Vec<Listener>> {
 
 /// Goes through the tables of a network namespace, of the process or thread at `place`, until `take` has enough.
 pub fn scan(place: &str, take: &mut dyn FnMut(Entry) -> bool) -> io::Result<()> {
-    for table in Table::ALL {
+    scan_of(&Table::ALL, place, take)
+}
+
+fn scan_of(tables: &[Table], place: &str, take: &mut dyn FnMut(Entry) -> bool) -> io::Result<()> {
+    for table in tables.iter().copied() {
         let path = format!("{place}/net/{}", table.name());
         let file = match File::open(&path) {
             Ok(file) => file,

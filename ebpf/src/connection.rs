@@ -15,7 +15,7 @@ use loopwarden_abi::{
 
 use crate::global;
 use crate::kernel::field;
-use crate::maps::{Caller, TASKS, event, now, send};
+use crate::maps::{Caller, SETTINGS, TASKS, event, now, send};
 
 /// `include/net/tcp_states.h`.
 const ESTABLISHED: i32 = 1;
@@ -179,6 +179,11 @@ fn arrived(ctx: &RawTracePointContext, socket: *const u8) {
     }
     let listener = netns(socket);
     if LISTENERS.get_ptr([listener, port]).is_none() || is_busy([connection.tgid, listener, port]) {
+        return;
+    }
+    // All other pods together count as one: none of them is a kubelet, and a new process is made quickly.
+    let is_of_node = connection.netns == global!(SETTINGS.node_netns);
+    if !is_of_node && is_busy([0, listener, port]) {
         return;
     }
     connection.listener = listener;

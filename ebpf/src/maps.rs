@@ -49,7 +49,7 @@ pub static OFFSETS: Offsets = Offsets {
 #[unsafe(no_mangle)]
 pub static SETTINGS: Settings = Settings {
     all_execs: 0,
-    pad: 0,
+    node_netns: 0,
 };
 
 /// A global as user space set it. Volatile, because the compiler sees only the zero it was declared with.

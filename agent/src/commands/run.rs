@@ -107,7 +107,7 @@ impl Agent {
         }
         let sensor = kernel::sensor(kernel::Settings {
             all_execs: 1,
-            pad: 0,
+            ..kernel::Settings::default()
         });
         announce(sensor.as_ref());
         let stats = Arc::new(Stats::default());

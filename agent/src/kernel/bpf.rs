@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use aya::maps::{HashMap as BpfMap, Map, MapData, PerCpuArray, RingBuf};
 use aya::programs::Iter;
+use aya::programs::raw_trace_point::RawTracePointLink;
 use aya_log::EbpfLogger;
 use loopwarden_abi::{
     BUCKETS, Counter, Event, KEYS, KeyCount, LoopRecord, MAX_LOOPS, NO_DEADLINE, PollKey,
@@ -39,8 +40,8 @@ pub struct BpfSensor {
     listeners: BpfMap<MapData, [u32; 2], u32>,
     /// Those that are watched now.
     watched_ports: HashSet<Listener>,
-    /// What sees connections is attached.
-    sees_connections: bool,
+    /// What sees connections, while there is a port to watch.
+    connections: Option<RawTracePointLink>,
     slots: HashMap<Tid, u32>,
     free: VecDeque<u32>,
     refused_slots: u64,
@@ -88,7 +89,7 @@ impl BpfSensor {
             ports,
             listeners,
             watched_ports: HashSet::new(),
-            sees_connections: false,
+            connections: None,
             slots: HashMap::new(),
             free,
             refused_slots: 0,
@@ -268,9 +269,8 @@ impl Sensor for BpfSensor {
     }
 
     fn watch_port(&mut self, listener: Listener) -> Result<(), KernelError> {
-        if !self.sees_connections {
-            load::attach_connections(&mut self.loaded.ebpf)?;
-            self.sees_connections = true;
+        if self.connections.is_none() {
+            self.connections = Some(load::attach_connections(&mut self.loaded.ebpf)?);
         }
         let failed = |map: &str, error: &dyn fmt::Display| KernelError::Map {
             step: "insert into",
@@ -281,9 +281,10 @@ impl Sensor for BpfSensor {
         self.listeners
             .insert([listener.netns, port], 0, 0)
             .map_err(|error| failed(names::LISTENERS, &error))?;
-        self.ports
-            .insert(port, 0, 0)
-            .map_err(|error| failed(names::PORTS, &error))?;
+        if let Err(error) = self.ports.insert(port, 0, 0) {
+            self.forget_port(listener);
+            return Err(failed(names::PORTS, &error));
+        }
         self.watched_ports.insert(listener);
         Ok(())
     }
@@ -299,6 +300,9 @@ impl Sensor for BpfSensor {
             .any(|other| other.port == listener.port)
         {
             let _ = self.ports.remove(&port);
+        }
+        if self.watched_ports.is_empty() {
+            self.connections = None;
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::AsFd as _;
 
+use aya::programs::raw_trace_point::RawTracePointLink;
 use aya::programs::{FEntry, FExit, Iter, RawTracePoint, TracePoint};
 use aya::{Btf, Ebpf, EbpfLoader};
 use loopwarden_abi::{Offsets, RegisterFacts, Settings, SocketFacts, names};
@@ -12,6 +13,8 @@ use super::offsets::KernelTypes;
 use super::plan::{Facts, POLL_CALLS, Plan, RAW_TRACEPOINTS, Verdict, WAIT_CALLS, Way, choose};
 use super::registers::{self, RegisterReader};
 use super::tracefs::{Tracefs, TracepointLink, attach};
+use crate::pipeline::Pid;
+use crate::proc;
 
 /// The kernel half as it was committed; `LOOPWARDEN_BPF_OBJECT` names another one (for tests of a fresh build).
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/object/loopwarden.bpf.o");
@@ -172,6 +175,10 @@ fn open_object(
     let offsets = super::plain::bytes_of(&offsets).to_vec();
     let registers = super::plain::bytes_of(&registers).to_vec();
     let sockets = super::plain::bytes_of(&sockets).to_vec();
+    let settings = Settings {
+        node_netns: node_netns(),
+        ..settings
+    };
     let settings = super::plain::bytes_of(&settings).to_vec();
     EbpfLoader::new()
         .btf(Some(btf))
@@ -182,6 +189,13 @@ fn open_object(
         .override_global(aya_log::LEVEL, &log_level(), false)
         .load(fresh.as_deref().unwrap_or(OBJECT))
         .map_err(|error| KernelError::Load(explain(&error)))
+}
+
+/// The node's network namespace: the one of its first process, or else, in a container without the node's processes, the own.
+fn node_netns() -> u32 {
+    let first = proc::network_namespace(Pid(1));
+    let found = first.or_else(|_| proc::network_namespace(Pid(std::process::id())));
+    found.unwrap_or(0)
 }
 
 /// What the kernel side may say: nothing is formatted in the kernel that nobody would read.
@@ -220,13 +234,13 @@ fn load_connections(ebpf: &mut Ebpf) -> Result<(), KernelError> {
         .map_err(|error| program_error("load", name, &error))
 }
 
-/// Attaches it.
-pub(super) fn attach_connections(ebpf: &mut Ebpf) -> Result<(), KernelError> {
+/// Attaches it, until the link is dropped.
+pub(super) fn attach_connections(ebpf: &mut Ebpf) -> Result<RawTracePointLink, KernelError> {
     let name = names::CONNECTION_CHANGED;
     let program: &mut RawTracePoint = program(ebpf, name)?;
     program
         .attach(CONNECTION_TRACEPOINT)
-        .map(drop)
+        .and_then(|id| program.take_link(id))
         .map_err(|error| program_error("attach", name, &error))
 }
 

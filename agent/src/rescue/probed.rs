@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::loops::Loop;
 use super::sentinel::Sentinel;
-use crate::kernel::clock;
+use crate::kernel::{KernelError, clock};
 use crate::pipeline::event::{KernelEvent, Listener, ProbeEnd};
 use crate::pipeline::liveness::{Client, Probes};
 use crate::pipeline::{Mono, Pid, Tid};
@@ -101,7 +101,8 @@ impl Sentinel {
                 log::warn!(
                     "the kubelet's probes of process {pid} are not seen, so that the forecast is as exact as their period: {error}"
                 );
-                self.probed.refused = true;
+                // Too many ports are no reason not to try again with fewer.
+                self.probed.refused = !matches!(error, KernelError::Map { .. });
                 break;
             } else {
                 self.probed.probes.insert(listener, Probes::new(spec));
