@@ -5,28 +5,23 @@
 //! wait for another time than the time-out, may be the probe. Where there are several (a readiness probe of the same period), the
 //! forecast covers all of them.
 
+mod stream;
+
 use std::time::Duration;
 
 use super::{Forecast, Kubelet, ProbeSpec, Window};
 use crate::pipeline::event::ProbeEnd;
 use crate::pipeline::{Mono, Pid};
+use stream::{
+    EXACT, Probe, Stream, are_near, is_confirmation, is_contradiction, nanoseconds, near,
+};
 
 /// Streams that are followed.
 const MOST_STREAMS: usize = 64;
 /// A client of more streams than that is no kubelet, whatever the period.
 const MOST_OF_A_CLIENT: usize = 48;
-/// More often does not make a stream any surer, and one that is new must be able to take the place of an old one.
-const MOST_AGAIN: u32 = 8;
-/// A kubelet starts a probe that was due during the last one this soon after it, at the latest.
-const AT_ONCE: Duration = Duration::from_millis(300);
 /// What a real kubelet takes from one probe's end to the next one's start: some 40 ms.
 const PAUSE: Duration = Duration::from_millis(40);
-/// The kubelet's own clock starts before it connects.
-const SOONER: Duration = Duration::from_millis(10);
-/// How exactly a kubelet keeps its times.
-const EXACT: Duration = Duration::from_millis(50);
-/// Later than this a probe counts as one that was not seen: the queue of the listening socket was full.
-const UNSEEN_AFTER: Duration = Duration::from_millis(500);
 /// A kubelet that has decided probes no more until it sees another container.
 const STOPS_WITHIN: Duration = Duration::from_secs(2);
 
@@ -79,36 +74,6 @@ pub struct Client {
     pub pid: Pid,
     /// It does so from the node's own network, as a kubelet does.
     pub of_node: bool,
-}
-
-/// What one process does in one phase of the period.
-#[derive(Debug, Clone, Copy)]
-struct Stream {
-    client: Client,
-    /// A moment at which it ticks.
-    tick: Mono,
-    /// How often it came again after one period, up to [`MOST_AGAIN`].
-    again: u32,
-    /// It was answered.
-    answered: bool,
-    /// It gave up exactly after the time-out.
-    gave_up: bool,
-    /// How often it gave up after another time, since it last did so after the time-out.
-    contradictions: u32,
-    /// It went on after it would have decided.
-    refuted: bool,
-    last: Probe,
-    /// Failures in a row.
-    failed: u32,
-    /// Start of the first of them.
-    failing_since: Option<Mono>,
-    decided: Option<Mono>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Probe {
-    start: Mono,
-    end: Option<(Mono, ProbeEnd)>,
 }
 
 impl Probes {
@@ -317,155 +282,6 @@ impl Probes {
     }
 }
 
-impl Stream {
-    fn new(client: Client, start: Mono) -> Self {
-        Self {
-            client,
-            tick: start,
-            again: 0,
-            answered: false,
-            gave_up: false,
-            contradictions: 0,
-            refuted: false,
-            last: Probe { start, end: None },
-            failed: 0,
-            failing_since: None,
-            decided: None,
-        }
-    }
-
-    /// Its last connection is over.
-    fn ended(&mut self, spec: &ProbeSpec, at: Mono, how: ProbeEnd) {
-        self.last.end = Some((at, how));
-        let lasted = at.since(self.last.start);
-        // Something came, and the client still waited until its time-out: for the rest.
-        let waited = lasted + SOONER >= spec.timeout;
-        match how {
-            ProbeEnd::Answered if !waited => {
-                self.answered = true;
-                self.failed = 0;
-                self.failing_since = None;
-                self.decided = None;
-                self.refuted = false;
-            }
-            _ if is_contradiction(spec, lasted, how) => self.contradictions += 1,
-            _ => {
-                if is_confirmation(spec, lasted, how) {
-                    self.gave_up = true;
-                    self.contradictions = 0;
-                }
-                self.failures(spec, 1, at);
-            }
-        }
-    }
-
-    fn failures(&mut self, spec: &ProbeSpec, count: u32, at: Mono) {
-        self.failed = self.failed.saturating_add(count);
-        self.failing_since.get_or_insert(self.last.start);
-        if self.failed >= spec.failures {
-            self.decided.get_or_insert(at);
-        }
-    }
-
-    /// It has come again, at one of its ticks.
-    fn ticked(&mut self, spec: &ProbeSpec, start: Mono) {
-        let due = self.tick_near(spec, start);
-        let next = self.next_tick(spec);
-        if due <= next.plus(near(spec)) {
-            self.again = MOST_AGAIN.min(self.again + 1);
-        } else {
-            // Its period is a longer one, or it was not seen once: then it failed once more, if it did before and after.
-            self.again = self.again.saturating_sub(1);
-            if self.failed > 0 {
-                let missed = due.since(next).as_nanos() / spec.period.as_nanos().max(1);
-                self.failures(spec, u32::try_from(missed).unwrap_or(1), start);
-            }
-        }
-        // A tick is late now and then, and never early.
-        self.tick = if start < due {
-            start
-        } else {
-            due.plus(start.since(due) / 8)
-        };
-    }
-
-    /// The tick after the one of the last probe.
-    fn next_tick(&self, spec: &ProbeSpec) -> Mono {
-        // What is close before a tick was of that tick.
-        let last = self.last.start.plus(near(spec));
-        Kubelet::after(self.tick, last, last, spec).start()
-    }
-
-    /// The tick that is nearest to a moment.
-    fn tick_near(&self, spec: &ProbeSpec, at: Mono) -> Mono {
-        let past = at.since(self.tick) + spec.period / 2;
-        let periods = past.as_nanos() / spec.period.as_nanos().max(1);
-        let periods = u32::try_from(periods).unwrap_or(u32::MAX);
-        self.tick.plus(spec.period.saturating_mul(periods))
-    }
-
-    /// Whether this start is its tick.
-    fn is_in_phase(&self, spec: &ProbeSpec, start: Mono) -> bool {
-        let tick = self.tick_near(spec, start);
-        let off = start.since(tick).max(tick.since(start));
-        off <= near(spec) && start.since(self.last.start) > near(spec) * 2
-    }
-
-    /// Whether this start makes up for a tick that passed during its last probe.
-    fn is_made_up_for(&self, spec: &ProbeSpec, start: Mono) -> bool {
-        self.last.end.is_some_and(|(end, _)| {
-            let next = self.next_tick(spec);
-            let passed = next <= end.plus(near(spec));
-            passed && start >= end && start.since(end) <= AT_ONCE
-        })
-    }
-
-    fn may_be_the_probe(&self, spec: &ProbeSpec, now: Mono, away: Option<Mono>) -> bool {
-        let contradicts = self.contradictions > u32::from(self.gave_up);
-        let waits_too_long = self.last.end.is_none() && now.since(self.last.start) > longest(spec);
-        self.again > 0
-            && (self.answered || self.gave_up)
-            && !(contradicts || self.refuted || waits_too_long)
-            && !self.is_over(spec, now, away)
-    }
-
-    /// Whether it has not come for so long that it will not. In a stall it may be that nobody gets through any more, because too many
-    /// wait to be accepted.
-    fn is_over(&self, spec: &ProbeSpec, now: Mono, away: Option<Mono>) -> bool {
-        let last = self.last.end.map_or(self.last.start, |(end, _)| end);
-        let silent = spec.period * 2 + spec.timeout + Duration::from_secs(1);
-        let wait = if self.decided.is_some() {
-            // The container is being ended, and not probed meanwhile.
-            silent.max(spec.termination_grace)
-        } else if away.is_some_and(|away| away <= last.plus(silent)) {
-            silent + spec.period.max(spec.timeout).saturating_mul(spec.failures)
-        } else {
-            silent
-        };
-        now.since(last) > wait
-    }
-
-    /// The kubelet whose probes these are, as it is now.
-    fn kubelet(&self, spec: &ProbeSpec, now: Mono, away: Option<Mono>) -> Kubelet {
-        let mut kubelet = match self.last.end {
-            None => Kubelet::probing(self.tick, self.last.start),
-            Some((end, _)) => {
-                Kubelet::after(self.tick, self.last.start.plus(near(spec)), end, spec)
-            }
-        };
-        kubelet.failed = self.failed;
-        kubelet.decided = self.decided;
-        let seen = Mono(now.0.saturating_sub(nanoseconds(UNSEEN_AFTER)));
-        if self.last.end.is_none() || away.is_some_and(|since| since < kubelet.start()) {
-            kubelet.unanswered(spec, seen);
-        } else if kubelet.start() < now {
-            // It is late, or was not seen.
-            kubelet.pass_over(spec, now);
-        }
-        kubelet
-    }
-}
-
 /// How many phases of the period a kubelet may come in: its other probes of the same port come once a second at most, two at once.
 fn most_of_a_client(spec: &ProbeSpec) -> usize {
     let seconds = usize::try_from(spec.period.as_secs()).unwrap_or(usize::MAX);
@@ -476,45 +292,10 @@ fn most_of_a_client(spec: &ProbeSpec) -> usize {
         .min(MOST_OF_A_CLIENT)
 }
 
-/// How far from its tick a probe may start: the kubelet has other work.
-fn near(spec: &ProbeSpec) -> Duration {
-    (spec.period / 20).clamp(Duration::from_millis(30), Duration::from_millis(100))
-}
-
-/// Whether two probes are of the same tick.
-fn are_near(spec: &ProbeSpec, a: Probe, b: Probe) -> bool {
-    a.start.since(b.start).max(b.start.since(a.start)) <= near(spec) * 2
-}
-
-/// Whether the probe would not have ended so: it gives up after its time-out, and then alone.
-fn is_contradiction(spec: &ProbeSpec, lasted: Duration, how: ProbeEnd) -> bool {
-    how == ProbeEnd::GivenUp && !is_timeout(spec, lasted)
-}
-
-/// Whether it ended as the probe does when it gives up.
-fn is_confirmation(spec: &ProbeSpec, lasted: Duration, how: ProbeEnd) -> bool {
-    how == ProbeEnd::GivenUp && is_timeout(spec, lasted) && lasted <= spec.timeout + EXACT
-}
-
-/// Whether a client that waited so long for an answer has waited for the time-out.
-fn is_timeout(spec: &ProbeSpec, lasted: Duration) -> bool {
-    let least = spec.timeout.saturating_sub(EXACT.max(spec.timeout / 20));
-    (least..=longest(spec)).contains(&lasted)
-}
-
-/// How long a probe waits at most, on a busy machine.
-fn longest(spec: &ProbeSpec) -> Duration {
-    spec.timeout + spec.timeout / 10 + AT_ONCE
-}
-
 /// What comes between the failing probes that are still to come, where each follows its predecessor.
 fn pauses(spec: &ProbeSpec, failed: u32) -> Duration {
     if spec.timeout < spec.period {
         return Duration::ZERO;
     }
     PAUSE * spec.failures.saturating_sub(failed + 1)
-}
-
-fn nanoseconds(span: Duration) -> u64 {
-    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
