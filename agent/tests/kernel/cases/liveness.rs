@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use super::Case;
 use crate::harness::line::Line;
@@ -76,84 +76,155 @@ fn rises_and_is_over() -> Result<()> {
     scene.end(&[]).map(|_| ())
 }
 
+/// A probe that is later than that may be taken for another one.
+const HELD_UP_MS: u64 = 50;
+/// Kubelets that a busy machine may hold up before one is not.
+const KUBELETS: u32 = 10;
+
+/// A loop with a port, and how it is probed.
+struct Probed {
+    scene: Scene,
+    port: String,
+    probe: String,
+}
+
+/// A kubelet comes eight times or so.
+fn period() -> Duration {
+    Duration::from_millis((600 * u64::from(slowness())).max(1000))
+}
+
+impl Probed {
+    fn start(named: bool) -> Result<Self> {
+        let probe = probe(u64::try_from(period().as_millis())?);
+        let mut victim = Victim::start(&["loop", "epoll_wait"])?;
+        let port = victim.ask("listen", "listens")?;
+        let told = if named {
+            format!("{probe}@{port}")
+        } else {
+            probe.clone()
+        };
+        Ok(Self {
+            scene: Scene::with(victim, &["--liveness", &told])?,
+            port,
+            probe,
+        })
+    }
+
+    /// Gets a kubelet that was answered some times, and has `spoil` make it kill the loop. Answers with the lines since then, when it
+    /// killed, and by how many milliseconds the machine held it up.
+    fn run(mut self, spoil: Spoil) -> Result<(Vec<Line>, u64, u64)> {
+        let mut kubelet = Victim::start(&["kubelet", &self.port, &self.probe])?;
+        for _ in 0..4 {
+            kubelet.answer("alive")?;
+        }
+        let from = self.scene.watch.seen().len();
+        let killed = spoil(&mut self.scene, &mut kubelet)?;
+        let (at, held_up) = killed.split_once(' ').context("no moment")?;
+        let lines = self.scene.watch.seen().get(from..).unwrap_or_default();
+        let lines = lines.to_vec();
+        self.scene.end(&[])?;
+        Ok((lines, at.parse()?, held_up.parse()?))
+    }
+}
+
+type Spoil = fn(&mut Scene, &mut Victim) -> Result<String>;
+
+/// Judges the first run in which the machine does not hold up the kubelet.
+fn judged(
+    run: impl Fn() -> Result<(Vec<Line>, u64, u64)>,
+    judge: impl Fn(&[Line], u64) -> Result<()>,
+) -> Result<()> {
+    for _ in 0..KUBELETS {
+        let (lines, killed, held_up) = run()?;
+        if held_up <= HELD_UP_MS {
+            return judge(&lines, killed);
+        }
+    }
+    bail!("the machine has held up {KUBELETS} kubelets by more than {HELD_UP_MS} ms")
+}
+
+/// The first line of a risk that is as wanted, from the probes that were seen.
+fn risk(lines: &[Line], what: &str, wanted: impl Fn(&Line) -> bool) -> Result<Line> {
+    let risks = lines.iter().filter(|line| line.kind() == "risk");
+    let mut seen =
+        risks.filter(|line| line.is_true("/probes_seen") || line.text("/level") == "none");
+    let found = seen.find(|line| wanted(line)).cloned();
+    let all = || lines.iter().map(ToString::to_string).collect::<Vec<_>>();
+    found.with_context(|| format!("{what} was not told: {:#?}", all()))
+}
+
 /// A kubelet probes the loop, which another client asks ten times a second. What failed and what will is told as the kubelet sees it.
 fn probes_are_seen(named: bool) -> Result<()> {
-    // The kubelet comes eight times or so.
-    let period_ms = (600 * u64::from(slowness())).max(1000);
-    let mut probe = probe(period_ms);
-    let mut victim = Victim::start(&["loop", "epoll_wait"])?;
-    let pid = victim.pid;
-    let port = victim.ask("listen", "listens")?;
-    let mut kubelet = Victim::start(&["kubelet", &port, &probe])?;
-    let _client = Victim::start(&["client", &port])?;
-    if named {
-        probe = format!("{probe}@{port}");
-    }
-    let mut scene = Scene::with(victim, &["--liveness", &probe])?;
-    for _ in 0..4 {
-        kubelet.answer("alive")?;
-    }
-    let risk = |scene: &mut Scene, what: &str, wanted: &dyn Fn(&Line) -> bool| {
-        scene
-            .watch
-            .next(what, |line| line.is("risk", pid) && wanted(line))
+    let run = || {
+        let probed = Probed::start(named)?;
+        let _client = Victim::start(&["client", &probed.port])?;
+        probed.run(stall_twice)
     };
+    judged(run, |lines, killed| {
+        let at = |line: &Line| line.number("/mono_ns").unwrap_or_default();
+        let elevated = risk(lines, "a warning", |line| line.text("/level") == "elevated")?;
+        let failed = risk(lines, "the failed probe", |line| {
+            line.number("/failed_probes") == Some(1)
+        })?;
+        ensure!(at(&elevated) < at(&failed), "{elevated} after {failed}");
+        let none = risk(lines, "the end of the risk", |line| {
+            line.text("/level") == "none" && at(line) > at(&failed)
+        })?;
+        ensure!(none.number("/failed_probes") == Some(0), "{none}");
+        let last = risk(lines, "the last failure before", |line| {
+            line.number("/failed_probes") == Some(2)
+        })?;
+        let left = last.float("/seconds_to_decision").unwrap_or_default();
+        let told = at(&last) + u64::try_from(Duration::from_secs_f64(left).as_nanos())?;
+        // Without its probes, half of the period would be unknown.
+        let off = Duration::from_nanos(killed.abs_diff(told));
+        let uncertainty = last.float("/uncertainty_s").unwrap_or(f64::INFINITY);
+        ensure!(
+            off < period() / 4 && uncertainty < 0.2,
+            "{off:?} off: {last}"
+        );
+        Ok(())
+    })
+}
 
+/// Once for a probe, and then for good.
+fn stall_twice(scene: &mut Scene, kubelet: &mut Victim) -> Result<String> {
     scene.victim.tell("nap")?;
     kubelet.answer("failed")?;
-    let failed = risk(&mut scene, "the failed probe", &|line| {
-        line.number("/failed_probes") == Some(1)
-    })?;
-    ensure!(failed.is_true("/probes_seen"), "{failed}");
-    let before = scene.watch.seen().iter();
-    let elevated = before
-        .filter(|line| line.is("risk", pid))
-        .find(|line| line.text("/level") == "elevated" && line.is_true("/probes_seen"));
-    ensure!(elevated.is_some(), "no warning before: {failed}");
-    scene.victim.wake()?;
+    wake(scene)?;
     kubelet.answer("alive")?;
-    let none = risk(&mut scene, "the end of the risk", &|line| {
-        line.text("/level") == "none"
-    })?;
-    ensure!(none.number("/failed_probes") == Some(0), "{none}");
-
     scene.victim.tell("nap")?;
-    let last = risk(&mut scene, "the last failure before", &|line| {
-        line.number("/failed_probes") == Some(2)
-    })?;
-    let killed: u64 = kubelet.answer("killed")?.parse()?;
-    let left = last.float("/seconds_to_decision").unwrap_or_default();
-    let told = last.number("/mono_ns").unwrap_or_default()
-        + u64::try_from(Duration::from_secs_f64(left).as_nanos())?;
-    // Without its probes, half of the period would be unknown.
-    let off = Duration::from_nanos(killed.abs_diff(told));
-    ensure!(
-        off < Duration::from_millis(period_ms / 4) && last.float("/uncertainty_s") < Some(0.2),
-        "{off:?} off: {last}"
-    );
+    let killed = kubelet.answer("killed")?;
+    wake(scene)?;
+    Ok(killed)
+}
+
+fn wake(scene: &mut Scene) -> Result<()> {
+    let pid = scene.victim.pid;
     scene.victim.wake()?;
     scene.victim.answer("napped")?;
-    scene.end(&[]).map(|_| ())
+    let closed = |line: &Line| line.is("stall_closed", pid);
+    scene.watch.next("the end of the stall", closed).map(|_| ())
 }
 
 /// The loop runs, and closes the probe's connection without a word: that is a failure for the kubelet too.
 fn without_an_answer() -> Result<()> {
-    let probe = probe((600 * u64::from(slowness())).max(1000));
-    let mut victim = Victim::start(&["loop", "epoll_wait"])?;
-    let pid = victim.pid;
-    let port = victim.ask("listen", "listens")?;
-    let mut kubelet = Victim::start(&["kubelet", &port, &probe])?;
-    let mut scene = Scene::with(victim, &["--liveness", &probe])?;
-    for _ in 0..4 {
-        kubelet.answer("alive")?;
-    }
-    scene.victim.ask("mute", "muted")?;
-    let failed = scene.watch.next("a failed probe", |line| {
-        line.is("risk", pid) && line.number("/failed_probes") == Some(1)
-    })?;
-    ensure!(
-        failed.is_true("/probes_seen") && failed.float("/seconds_to_decision").is_some(),
-        "{failed}"
-    );
-    scene.end(&[]).map(|_| ())
+    judged(
+        || Probed::start(false)?.run(mute),
+        |lines, _| {
+            let failed = risk(lines, "a failed probe", |line| {
+                line.number("/failed_probes") == Some(1)
+            })?;
+            ensure!(failed.float("/seconds_to_decision").is_some(), "{failed}");
+            Ok(())
+        },
+    )
+}
+
+fn mute(scene: &mut Scene, kubelet: &mut Victim) -> Result<String> {
+    scene.victim.ask("mute on", "muted")?;
+    let killed = kubelet.answer("killed")?;
+    // What is told of a stall from here on comes after that.
+    scene.nap()?;
+    Ok(killed)
 }

@@ -182,8 +182,8 @@ impl Looper {
                 let how = waits::wait(way, pid, pidfd.as_ref())?;
                 answer(&format!("waited {how:?}"));
             }
-            ["mute"] => {
-                self.server.as_mut().context("no port")?.mute = true;
+            ["mute", word] => {
+                self.server.as_mut().context("no port")?.mute = *word == "on";
                 answer("muted");
             }
             ["listen"] => self.server = Some(Server::open()?),

@@ -14,21 +14,26 @@ use crate::sys;
 /// A client that comes more often than any probe.
 const OFTEN: Duration = Duration::from_millis(100);
 
-/// Probes a port, says how each probe ended and when, and stops at the decision to kill.
+/// Probes a port, says how each probe ended and when, and stops at the decision to kill; then it says by how many milliseconds it
+/// was too late at worst.
 pub(super) fn probes(port: u16, spec: &str) -> Result<()> {
     let spec: ProbeSpec = spec.parse().map_err(|error: String| anyhow!(error))?;
     let mut worker = Worker::new(spec, now());
     answer("ready");
+    let mut held_up = Duration::ZERO;
     while let Some(due) = worker.due() {
         std::thread::sleep(due.since(now()));
-        worker.started(now());
+        let start = now();
+        worker.started(start);
         let answered = asks(port, spec.timeout);
         let at = now();
+        held_up = held_up.max(start.since(due));
+        held_up = held_up.max(at.since(start).saturating_sub(spec.timeout));
         match worker.ended(at, answered) {
             Verdict::Alive => answer(&format!("alive {}", at.0)),
             Verdict::Failed(count) => answer(&format!("failed {count}")),
             Verdict::Kill(_) => {
-                answer(&format!("killed {}", at.0));
+                answer(&format!("killed {} {}", at.0, held_up.as_millis()));
                 break;
             }
         }
