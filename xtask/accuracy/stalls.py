@@ -343,7 +343,8 @@ def gil_convoy(box):
 
 def gil_poll(box):
     """The loop comes back from its poller and does not get the interpreter."""
-    count = numbers_for(HOLD)
+    # Counted on another moment's machine: it must not be done before the loop is to end it.
+    count = numbers_for(HOLD * 1.4)
 
     frames = box.polling()
 
