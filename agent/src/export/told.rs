@@ -74,26 +74,45 @@ fn rounded(span: Duration) -> f64 {
 /// The risk in words.
 pub(super) fn risk_text(risk: &RiskView) -> String {
     let outlook = &risk.outlook;
+    let seconds = |span: Option<Duration>| span.unwrap_or_default().as_secs_f64();
     let mut text = match risk.level {
         Level::None => return "is out of danger: no liveness probe fails any more".to_owned(),
         Level::Elevated if outlook.to_decision.is_none() => {
             "answers again; failed liveness probes count until one has its answer".to_owned()
         }
-        Level::Elevated => "AT RISK: liveness probes fail, or will".to_owned(),
-        Level::Imminent => "KILL IS IMMINENT: liveness probes fail".to_owned(),
+        Level::Elevated => "AT RISK: ".to_owned(),
+        Level::Imminent => "KILL IS IMMINENT: ".to_owned(),
     };
-    if outlook.failed_probes > 0 {
-        let _ = write!(text, " ({} for certain)", outlook.failed_probes);
+    let failed = outlook.failed_probes;
+    if outlook.to_decision.is_none() {
+        if failed > 0 {
+            let _ = write!(text, " ({failed} for certain)");
+        }
+        return text;
     }
-    if let Some(left) = outlook.to_decision {
-        let within = outlook.uncertainty.unwrap_or_default();
-        let _ = write!(
+    // What was seen is said as such, and what must be so as a guess.
+    let _ = match (outlook.probes_seen, failed) {
+        (true, 0) => write!(text, "a liveness probe waits for its answer"),
+        (true, _) => write!(text, "liveness probes failed, {failed} in a row"),
+        (false, 0) => write!(text, "liveness probes may fail (they are not seen)"),
+        (false, _) => write!(
+            text,
+            "liveness probes fail, at least {failed} (they are not seen)"
+        ),
+    };
+    let _ = match outlook.to_decision {
+        Some(Duration::ZERO) if outlook.probes_seen => write!(
+            text,
+            "; the kubelet has decided to kill: SIGKILL in {:.1} s",
+            seconds(outlook.to_sigkill)
+        ),
+        left => write!(
             text,
             "; the kubelet decides to kill in {:.1} s (+/- {:.1} s)",
-            left.as_secs_f64(),
-            within.as_secs_f64()
-        );
-    }
+            seconds(left),
+            seconds(outlook.uncertainty)
+        ),
+    };
     text
 }
 

@@ -26,7 +26,7 @@ pub(super) struct Probed {
     probes: HashMap<Listener, Probes>,
     /// When to ask next where a process listens, and how long after the last time that is.
     asks: HashMap<Pid, (Mono, Duration)>,
-    /// That connections cannot be seen was told.
+    /// Connections cannot be seen here, and that was told.
     refused: bool,
     /// Network namespaces of the node and of the agent, once they could be read.
     node: Option<u32>,
@@ -90,7 +90,14 @@ impl Sentinel {
         let Some(spec) = spec.map(|follower| *follower.spec()) else {
             return;
         };
-        let before = self.probed.ports.remove(&pid).unwrap_or_default();
+        let before = self.probed.ports.remove(&pid);
+        if before.is_none() && listeners.len() > MOST_PORTS {
+            log::warn!(
+                "process {pid} listens on {} ports, and probes are looked for on the lowest {MOST_PORTS}: name the one that is probed (--liveness …@PORT)",
+                listeners.len()
+            );
+        }
+        let before = before.unwrap_or_default();
         let mut watched = Vec::new();
         for listener in listeners.into_iter().take(MOST_PORTS) {
             if let Some(probes) = self.probed.probes.get_mut(&listener) {
@@ -99,7 +106,7 @@ impl Sentinel {
                 }
             } else if let Err(error) = self.sensor.watch_port(listener) {
                 log::warn!(
-                    "the kubelet's probes of process {pid} are not seen, so that the forecast is as exact as their period: {error}"
+                    "the kubelet's probes of process {pid} are not seen, so that the forecast is as exact as their period: {error}. `loopwarden doctor` says what is missing"
                 );
                 // Too many ports are no reason not to try again with fewer.
                 self.probed.refused = !matches!(error, KernelError::Map { .. });

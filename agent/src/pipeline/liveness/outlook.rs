@@ -123,20 +123,20 @@ impl Follower {
     }
 
     /// Looks at a loop; the answer is what there is to tell of the risk.
-    pub fn look(&mut self, now: Mono, loop_: Situation<'_>) -> Option<RiskView> {
-        let looked_at = Some((loop_.away, loop_.news()));
+    pub fn look(&mut self, now: Mono, situation: Situation<'_>) -> Option<RiskView> {
+        let looked_at = Some((situation.away, situation.news()));
         if self.due.is_none_or(|due| now < due) && looked_at == self.looked_at {
             return None;
         }
         self.looked_at = looked_at;
-        let forecast = self.forecast(now, loop_);
+        let forecast = self.forecast(now, situation);
         let told = self.tell(forecast, now);
-        self.due = self.next(forecast.as_ref(), now, loop_);
+        self.due = self.next(forecast.as_ref(), now, situation);
         told
     }
 
-    fn forecast(&mut self, now: Mono, loop_: Situation<'_>) -> Option<Forecast> {
-        let seen = loop_.seen(now);
+    fn forecast(&mut self, now: Mono, situation: Situation<'_>) -> Option<Forecast> {
+        let seen = situation.seen(now);
         if seen != Seen::Nothing {
             // What was made of nothing is over.
             if !self.blind.is_fine() {
@@ -144,18 +144,23 @@ impl Follower {
             }
             return seen.failing();
         }
-        self.blind.seen(now, loop_.away);
+        self.blind.seen(now, situation.away);
         self.blind.forecast()
     }
 
     /// When the risk changes or is to be told again though nothing is seen.
-    fn next(&self, forecast: Option<&Forecast>, now: Mono, loop_: Situation<'_>) -> Option<Mono> {
+    fn next(
+        &self,
+        forecast: Option<&Forecast>,
+        now: Mono,
+        situation: Situation<'_>,
+    ) -> Option<Mono> {
         let told = self.risk.due(forecast, self.spec());
-        let probes = loop_.probes.iter();
+        let probes = situation.probes.iter();
         let seen = probes
-            .filter_map(|probes| probes.changes(now, loop_.away))
+            .filter_map(|probes| probes.changes(now, situation.away))
             .min();
-        let blind = loop_
+        let blind = situation
             .away
             .map(|since| since.plus(self.spec().timeout))
             .filter(|at| self.blind.is_fine() && *at > now);
@@ -198,8 +203,8 @@ impl Follower {
 
     /// When to look again, given how the loop is.
     #[must_use]
-    pub fn due(&self, now: Mono, loop_: Situation<'_>) -> Option<Mono> {
-        if self.looked_at == Some((loop_.away, loop_.news())) {
+    pub fn due(&self, now: Mono, situation: Situation<'_>) -> Option<Mono> {
+        if self.looked_at == Some((situation.away, situation.news())) {
             self.due
         } else {
             Some(now)

@@ -201,10 +201,11 @@ impl Probes {
             .collect();
         // A kubelet connects from the node's own network.
         let of_node = seen.iter().any(|stream| stream.client.of_node);
+        seen.retain(|stream| stream.client.of_node == of_node);
         // Who comes in another rhythm comes again after one period, too, now and then.
         let surest = seen.iter().map(|stream| stream.again).max();
         let half = surest.unwrap_or_default().div_ceil(2);
-        seen.retain(|stream| stream.client.of_node == of_node && stream.again >= half);
+        seen.retain(|stream| stream.again >= half);
         // Whose time-out is the probe's is likelier than who has shown none; one kubelet may have other probes.
         let shown = seen.iter().find(|stream| stream.gave_up);
         if let Some(shown) = shown.map(|stream| stream.client) {

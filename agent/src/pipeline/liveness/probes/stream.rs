@@ -80,7 +80,13 @@ impl Stream {
                 self.decided = None;
                 self.refuted = false;
             }
-            _ if is_contradiction(spec, lasted, how) => self.contradictions += 1,
+            _ if is_contradiction(spec, lasted, how) => {
+                self.contradictions = self.contradictions.saturating_add(1);
+                // The machine may have held up a kubelet: whatever it was, it had no answer in time.
+                if lasted >= spec.timeout {
+                    self.failures(spec, 1, at);
+                }
+            }
             _ => {
                 if is_confirmation(spec, lasted, how) {
                     self.gave_up = true;
