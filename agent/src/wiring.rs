@@ -29,11 +29,8 @@ pub fn settings_of(config: &Config, match_all: bool) -> Settings {
             per: engine.max_kills.per,
         }),
         liveness: target.liveness.map(|liveness| ProbeSpec {
-            period: liveness.period,
-            timeout: liveness.timeout,
-            failures: liveness.failures,
-            termination_grace: ProbeSpec::TERMINATION_GRACE,
             imminent_margin: liveness.imminent_margin,
+            ..ProbeSpec::new(liveness.period, liveness.timeout, liveness.failures)
         }),
         probed_port: target.liveness.and_then(|liveness| liveness.port),
     });

@@ -1,13 +1,15 @@
 //! The ports of loops whose probe is known, and who connects to them.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::loops::Loop;
 use super::sentinel::Sentinel;
 use crate::kernel::{KernelError, clock};
 use crate::pipeline::event::{KernelEvent, Listener, ProbeEnd};
-use crate::pipeline::liveness::{Client, Probes};
+use crate::pipeline::family;
+use crate::pipeline::liveness::{Client, Container, ProbeSpec, Probes, Threat};
 use crate::pipeline::{Mono, Pid, Tid};
 use crate::proc;
 use crate::target::scout::Question;
@@ -18,12 +20,16 @@ const ASK_AT_LEAST: Duration = Duration::from_mins(5);
 
 /// Of a process that listens on more ports only so many are looked at.
 const MOST_PORTS: usize = 32;
+/// Containers of a node whose pods are known; a kubelet has some hundred pods.
+const MOST_CONTAINERS: usize = 8192;
 
 /// Which process listens where, and what is known of the probes there.
 #[derive(Debug, Default)]
 pub(super) struct Probed {
     ports: HashMap<Pid, Vec<Listener>>,
     probes: HashMap<Listener, Probes>,
+    /// What their pods say of containers, by id.
+    containers: HashMap<String, Arc<Container>>,
     /// When to ask next where a process listens, and how long after the last time that is.
     asks: HashMap<Pid, (Mono, Duration)>,
     /// Connections cannot be seen here, and that was told.
@@ -48,6 +54,56 @@ impl Probed {
 }
 
 impl Sentinel {
+    /// A container's pod says this of its probes; `None` if it is gone, or nobody knows.
+    pub(super) fn set_probes(&mut self, id: &str, container: Option<Arc<Container>>) {
+        let containers = &mut self.probed.containers;
+        match container {
+            None => {
+                containers.remove(id);
+            }
+            Some(_) if containers.len() >= MOST_CONTAINERS && !containers.contains_key(id) => {
+                log::warn!(
+                    "the probes of container {id} are taken from the configuration: those of {MOST_CONTAINERS} containers are known already"
+                );
+                return;
+            }
+            Some(container) => {
+                containers.insert(id.to_owned(), container);
+            }
+        }
+        let now = clock::now();
+        let concerned = |watched: &&Loop| self.container_of(watched.id.process.pid) == Some(id);
+        let loops = self.loops.values().filter(concerned);
+        for tid in loops.map(|watched| watched.id.tid).collect::<Vec<_>>() {
+            self.follow_risk(tid, now);
+        }
+        self.due = self.due.min(now);
+    }
+
+    fn container_of(&self, pid: Pid) -> Option<&str> {
+        match self.family.get(pid)?.container.as_ref()? {
+            family::Container::Named(id) => Some(id),
+            family::Container::Namespaces(_) => None,
+        }
+    }
+
+    /// The probe that a stall of a process lets fail, and its port where that is known: what its pod says, and only where no pod
+    /// tells what the configuration does.
+    pub(super) fn probe_of(&self, pid: Pid, target: usize) -> Option<(ProbeSpec, Option<u16>)> {
+        let target = self.settings.targets.get(target)?;
+        let container = self
+            .container_of(pid)
+            .and_then(|id| self.probed.containers.get(id));
+        let Some(container) = container else {
+            return Some((target.liveness?, target.probed_port));
+        };
+        let configured = target.liveness.map(|spec| spec.imminent_margin);
+        match container.threat(configured.unwrap_or(ProbeSpec::IMMINENT_MARGIN)) {
+            Threat::Probe { spec, port } => Some((spec, Some(port))),
+            Threat::Nothing(_) | Threat::Deletion { .. } => None,
+        }
+    }
+
     /// Asks where a process is probed, of which that is not known.
     pub(super) fn ask_for_ports(&mut self, now: Mono) {
         if self.probed.refused {
@@ -70,10 +126,9 @@ impl Sentinel {
 
     /// Asks where a process of that target is probed.
     pub(super) fn ask_for_ports_of(&mut self, pid: Pid, target: usize, now: Mono) {
-        let Some(target) = self.settings.targets.get(target) else {
+        let Some((_, port)) = self.probe_of(pid, target) else {
             return;
         };
-        let port = target.probed_port;
         let before = self.probed.asks.get(&pid);
         let after = before.map_or(ASK_AFTER, |(_, after)| ASK_AT_LEAST.min(*after * 2));
         self.probed.asks.insert(pid, (now.plus(after), after));

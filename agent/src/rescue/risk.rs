@@ -10,16 +10,19 @@ use crate::pipeline::{Mono, Notice, Tid};
 impl Sentinel {
     /// Brings the forecast of a loop up to date, and tells what there is to tell.
     pub(super) fn follow_risk(&mut self, tid: Tid, now: Mono) {
-        let Some(watched) = self.loops.get_mut(&tid) else {
+        let Some(watched) = self.loops.get(&tid) else {
             return;
         };
         let Some(info) = watched.info.clone() else {
             return;
         };
-        let target = self.settings.targets.get(watched.target);
-        let spec = target.and_then(|target| target.liveness);
+        let spec = self.probe_of(watched.id.process.pid, watched.target);
+        let spec = spec.map(|(spec, _)| spec);
+        let Some(watched) = self.loops.get_mut(&tid) else {
+            return;
+        };
         if watched.liveness.as_ref().map(Follower::spec) != spec.as_ref() {
-            // Another configuration: what was told of the old probe is over.
+            // Another configuration, pod or time of its life: what was told of the old probe is over.
             let before = watched.liveness.take();
             watched.liveness = spec.map(Follower::new);
             let (pid, target) = (watched.id.process.pid, watched.target);

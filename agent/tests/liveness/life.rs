@@ -40,12 +40,13 @@ impl Life {
 }
 
 pub(crate) fn life() -> impl Strategy<Value = Life> {
-    let spec = (1..40_u64, 1..40_u64, 1..6_u32).prop_map(|(period, timeout, failures)| ProbeSpec {
-        period: Duration::from_millis(period * 500),
-        timeout: Duration::from_millis(timeout * 250),
-        failures,
-        termination_grace: ProbeSpec::TERMINATION_GRACE,
-        imminent_margin: Duration::from_secs(10),
+    let spec = (1..40_u64, 1..40_u64, 1..6_u32).prop_map(|(period, timeout, failures)| {
+        let (period, timeout) = (period * 500, timeout * 250);
+        ProbeSpec::new(
+            Duration::from_millis(period),
+            Duration::from_millis(timeout),
+            failures,
+        )
     });
     let turns = prop::collection::vec((10..40_000_u64, 1..8_000_u64), 1..6);
     (spec, 0..20_000_u64, 0..20_000_u64, turns).prop_map(|(spec, phase_ms, first_ms, turns)| Life {
@@ -57,13 +58,11 @@ pub(crate) fn life() -> impl Strategy<Value = Life> {
 }
 
 pub(crate) fn spec(period: u64, timeout: u64, failures: u32) -> ProbeSpec {
-    ProbeSpec {
-        period: Duration::from_secs(period),
-        timeout: Duration::from_secs(timeout),
+    ProbeSpec::new(
+        Duration::from_secs(period),
+        Duration::from_secs(timeout),
         failures,
-        termination_grace: ProbeSpec::TERMINATION_GRACE,
-        imminent_margin: Duration::from_secs(10),
-    }
+    )
 }
 
 /// One stall that does not end, from 60 s on.

@@ -4,3 +4,4 @@
 mod blind;
 mod life;
 mod seen;
+mod spec;

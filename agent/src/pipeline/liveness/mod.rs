@@ -12,6 +12,7 @@ mod kubelet;
 mod outlook;
 mod probes;
 mod risk;
+mod spec;
 
 use std::time::Duration;
 
@@ -19,10 +20,14 @@ pub use forecast::{Forecast, Forecaster, Window};
 pub use outlook::{Follower, Outlook, RiskView, Situation};
 pub use probes::{Client, Probes, Seen};
 pub use risk::{Level, News, Risk};
+pub use spec::{
+    Container, ContainerProbes, ContainerState, Handler, Probe, Rhythm, Threat, Unthreatened,
+};
 
+use super::Mono;
 use kubelet::Kubelet;
 
-/// What a pod's spec says about a liveness probe, and what we make of it.
+/// The probe that can end a container, and what we make of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProbeSpec {
     /// `periodSeconds`.
@@ -35,9 +40,37 @@ pub struct ProbeSpec {
     pub termination_grace: Duration,
     /// From how long before the decision on the risk is imminent.
     pub imminent_margin: Duration,
+    /// A preStop hook runs before SIGTERM, at the cost of the grace.
+    pub pre_stop: bool,
+    /// It is not made before then.
+    pub not_before: Option<Mono>,
+    /// The container's readiness probe, where it asks the same port.
+    pub readiness: Option<Rhythm>,
+    /// It was read in the pod's spec, not in our configuration.
+    pub of_pod: bool,
 }
 
 impl ProbeSpec {
     /// Kubernetes' default of `terminationGracePeriodSeconds`.
     pub const TERMINATION_GRACE: Duration = Duration::from_secs(30);
+    /// What the kubelet gives any container (`minimumGracePeriodInSeconds`).
+    pub const LEAST_GRACE: Duration = Duration::from_secs(2);
+    /// Where nothing else is configured.
+    pub const IMMINENT_MARGIN: Duration = Duration::from_secs(10);
+
+    /// One that is configured.
+    #[must_use]
+    pub const fn new(period: Duration, timeout: Duration, failures: u32) -> Self {
+        Self {
+            period,
+            timeout,
+            failures,
+            termination_grace: Self::TERMINATION_GRACE,
+            imminent_margin: Self::IMMINENT_MARGIN,
+            pre_stop: false,
+            not_before: None,
+            readiness: None,
+            of_pod: false,
+        }
+    }
 }
