@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 use crate::pipeline::family::{Container, TELLING};
+use crate::pipeline::place::Place;
 use crate::pipeline::policy::Condition;
 use crate::pipeline::{Pid, Tid};
 
@@ -304,11 +305,16 @@ pub fn network_namespace(pid: Pid) -> io::Result<u32> {
     u32::try_from(inode).map_err(|_| unexpected("ns/net", &inode.to_string()))
 }
 
+/// What a process's cgroups tell of where it runs.
+pub fn place(pid: Pid) -> io::Result<Place> {
+    let bytes = std::fs::read(format!("/proc/{pid}/cgroup"))?;
+    Ok(Place::parse(&String::from_utf8_lossy(&bytes)))
+}
+
 /// Where a process runs: the container its cgroups name, else its namespaces.
-pub fn container(pid: Pid) -> io::Result<Container> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
-    if let Some(id) = container_id(&text) {
-        return Ok(Container::Named(id));
+pub fn container(pid: Pid, place: &Place) -> io::Result<Container> {
+    if let Some(id) = &place.innermost {
+        return Ok(Container::Named(id.clone()));
     }
     // A leader that has ended has left its namespaces; its other threads are still there.
     let namespace = |name: &str| {
@@ -324,21 +330,6 @@ pub fn container(pid: Pid) -> io::Result<Container> {
         pids.display(),
         mounts.display()
     )))
-}
-
-/// The container id in a cgroup path: 64 hexadecimal digits, as containerd, CRI-O and Docker name them, bare or between a
-/// prefix and `.scope`. The last one of a path counts: nested containers come further down.
-fn container_id(text: &str) -> Option<String> {
-    text.lines()
-        .filter_map(|line| line.splitn(3, ':').nth(2))
-        .find_map(|path| {
-            path.rsplit('/').find_map(|part| {
-                let part = part.strip_suffix(".scope").unwrap_or(part);
-                let id = part.rsplit(['-', ':']).next().unwrap_or(part);
-                (id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
-                    .then(|| id.to_owned())
-            })
-        })
 }
 
 #[cfg(test)]
@@ -391,24 +382,6 @@ mod tests {
                 format!("State:\tS (sleeping)\nTracerPid:\t0\nSigPnd:\t{own}\nShdPnd:\t{shared}\n");
             assert_eq!(parse_status(&text).unwrap().is_told(), told, "{text}");
         }
-    }
-
-    #[test]
-    fn container_ids_are_found_in_the_forms_in_use() {
-        let id = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
-        let forms = [
-            format!("0::/kubepods/burstable/pod12-34/{id}"),
-            format!("0::/kubepods.slice/kubepods-pod12_34.slice/cri-containerd-{id}.scope"),
-            format!("0::/kubepods.slice/kubepods-pod12.slice/crio-{id}.scope"),
-            format!("12:cpu:/docker/{id}"),
-            format!("0::/system.slice/docker-{id}.scope"),
-            format!("0::/kubepods-besteffort-pod1.slice:cri-containerd:{id}"),
-            format!("0::/kubepods/pod1/{id}/inner"),
-        ];
-        for form in forms {
-            assert_eq!(container_id(&form).as_deref(), Some(id), "{form}");
-        }
-        assert_eq!(container_id("0::/user.slice/session-1.scope"), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! configuration with a mistake is never used in part. Nothing here may guess: a key that the program does not act on is
 //! refused (`schema::NOT_YET`), not ignored.
 
+mod asked;
 pub mod duration;
 mod links;
 pub mod model;
@@ -30,6 +31,7 @@ mod yaml;
 #[cfg(test)]
 mod tests;
 
+pub use asked::{Asked, AskedMode, Granted};
 pub use model::{
     Allowance, Annotations, Budget, Config, EngineMatcher, EnginePolicy, EvidenceRules, Export,
     Journal, KubernetesMatch, Limits, Liveness, Matcher, Metrics, Otlp, OtlpProtocol, Target,

@@ -15,6 +15,8 @@ pub mod ids;
 pub mod interpreter;
 pub mod liveness;
 pub mod notice;
+pub mod place;
+pub mod pod;
 pub mod policy;
 pub mod recognise;
 pub mod record;

@@ -5,6 +5,7 @@ use std::io;
 use super::scout::activity::Reading;
 use crate::kernel::thread_call::{Found, found};
 use crate::pipeline::family::Container;
+use crate::pipeline::place::Place;
 use crate::pipeline::{Pid, Tid};
 use crate::proc;
 
@@ -23,6 +24,8 @@ pub struct Sighting {
     pub ns_pid: Option<i32>,
     /// Where it runs; `None` if it could not be read.
     pub container: Option<Container>,
+    /// What its cgroups tell of that; `None` if they could not be read.
+    pub place: Option<Place>,
     /// Its threads and what they were found in; empty if it is not to be watched.
     pub threads: Vec<(Tid, Found)>,
     /// Its epoll descriptors; empty likewise.
@@ -38,7 +41,10 @@ pub fn look(pid: Pid, threads: bool, begins: &dyn Fn(Reading)) -> io::Result<Sig
     begins(Reading::Status);
     let ns_pid = number_for_parent(pid, stat.parent);
     begins(Reading::Container);
-    let container = proc::container(pid).ok();
+    let place = proc::place(pid).ok();
+    let container = place
+        .as_ref()
+        .and_then(|place| proc::container(pid, place).ok());
     let mut sighting = Sighting {
         pid,
         parent: stat.parent,
@@ -46,6 +52,7 @@ pub fn look(pid: Pid, threads: bool, begins: &dyn Fn(Reading)) -> io::Result<Sig
         exe,
         ns_pid,
         container,
+        place,
         threads: Vec::new(),
         epolls: Vec::new(),
     };
