@@ -289,6 +289,7 @@ fn info() -> Arc<LoopInfo> {
         exe: "python3.11".into(),
         poller: "epoll_wait".into(),
         plan: "fentry",
+        pod: None,
     })
 }
 

@@ -25,7 +25,7 @@ use crate::export::{
 use crate::kernel::{self, Totals};
 use crate::pipeline::{LoopId, LoopInfo, LoopTotals, Mode, Notice};
 use crate::rescue::{self, Remote, Stats};
-use crate::wiring::{ConfigRules, in_force, journal_of, settings_of};
+use crate::wiring::{Rules, journal_of};
 
 /// How long the exporters get to push what is left.
 const LAST_PUSH: Duration = Duration::from_secs(5);
@@ -138,6 +138,7 @@ impl Agent {
             .enable_all()
             .build()
             .context("cannot start the async runtime of the exporters")?;
+        let rules = Arc::new(Rules::of_config(config.clone()));
         let (keeper, inbox) = JournalSender::channel();
         let told = Some(keeper.deliveries());
         let exporter =
@@ -154,7 +155,7 @@ impl Agent {
         let setup = Setup {
             settings: journal_of(&config),
             state: kept,
-            in_force: in_force_of(&config),
+            in_force: in_force_of(&rules),
             tell: Box::new(move |notice: Notice| {
                 lost.1.notice(notice.clone());
                 lost.0.tell(notice);
@@ -168,8 +169,7 @@ impl Agent {
             notices.notice(notice.clone());
             teller.tell(notice);
         };
-        let rules = Arc::new(ConfigRules(config.clone()));
-        let handle = rescue::start(sensor, settings_of(&config, true), rules, stats, tell)?;
+        let handle = rescue::start(sensor, rules.settings(true), rules, stats, tell)?;
         let remote = handle.remote();
         let export = config.export.clone();
         let watcher = ConfigWatcher::start(source, config, move |reload| {
@@ -235,9 +235,9 @@ fn start_journal(setup: Setup, sender: JournalSender, inbox: JournalInbox) -> Op
     started.ok()
 }
 
-fn in_force_of(config: &Config) -> InForceOf {
-    let config = config.clone();
-    Arc::new(move |target| in_force(&config, target))
+fn in_force_of(rules: &Arc<Rules>) -> InForceOf {
+    let rules = rules.clone();
+    Arc::new(move |info| rules.in_force(info))
 }
 
 fn reloaded(
@@ -254,8 +254,9 @@ fn reloaded(
             if config.export != *export {
                 log::warn!("a change of `export` takes effect when the agent is started again");
             }
-            journal.reload(journal_of(&config), in_force_of(&config));
-            remote.reload(settings_of(&config, true), Arc::new(ConfigRules(*config)));
+            let rules = Arc::new(Rules::of_config((*config).clone()));
+            journal.reload(journal_of(&config), in_force_of(&rules));
+            remote.reload(rules.settings(true), rules);
         }
         Reload::Unchanged => log::warn!("configuration read again: nothing changed"),
         Reload::Rejected(error) => log::error!("the old configuration stays in force: {error}"),

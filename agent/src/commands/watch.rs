@@ -22,7 +22,7 @@ use crate::export::lines::Lines;
 use crate::kernel::{self, clock};
 use crate::pipeline::{Collect, Pid};
 use crate::rescue;
-use crate::wiring::{ConfigRules, settings_of};
+use crate::wiring::Rules;
 
 /// Who sent a signal: the kernel itself, for a terminal among others (`asm-generic/siginfo.h`).
 const SI_KERNEL: i32 = 0x80;
@@ -97,8 +97,9 @@ pub fn run(args: Args) -> Result<u8> {
         liveness: args.liveness.map(Liveness::from),
         pids: pids.clone(),
     });
-    let settings = settings_of(&config, false);
-    let rules = Arc::new(ConfigRules(config));
+    let rules = Rules::of_config(config);
+    let settings = rules.settings(false);
+    let rules = Arc::new(rules);
     let handle = rescue::start(sensor, settings, rules, Arc::default(), move |notice| {
         teller.tell(notice);
     })?;

@@ -3,8 +3,7 @@
 //! `node` reads YAML into a tree that knows lines and columns, `raw` turns it into typed values, `resolve` merges presets,
 //! fills in defaults and tells contradictions, `model` is what the rest of the program uses. `source` finds and reads the
 //! file, `watcher` notices that it changed. Mistakes are told all at once, each with its place and what is allowed; a
-//! configuration with a mistake is never used in part. Nothing here may guess: a key that the program does not act on is
-//! refused (`schema::NOT_YET`), not ignored.
+//! configuration with a mistake is never used in part. `asked` reads what pods ask for by annotations.
 
 mod asked;
 pub mod duration;
@@ -33,8 +32,9 @@ mod tests;
 
 pub use asked::{Asked, AskedMode, Granted};
 pub use model::{
-    Allowance, Annotations, Budget, Config, EngineMatcher, EnginePolicy, EvidenceRules, Export,
-    Journal, KubernetesMatch, Limits, Liveness, Matcher, Metrics, Otlp, OtlpProtocol, Target,
+    Allowance, Annotations, ApiUse, Budget, Config, EngineMatcher, EnginePolicy, EvidenceRules,
+    Export, Journal, Kubernetes, KubernetesMatch, Limits, Liveness, Matcher, Metrics, Otlp,
+    OtlpProtocol, Target,
 };
 pub use pattern::{CmdlineGlob, ExeGlob};
 pub use problem::{ConfigError, Location, Problem};
@@ -49,40 +49,30 @@ use read::Reader;
 impl Config {
     /// Reads a configuration from text. `file` is its name in messages; `mode`, if given, wins over the text.
     pub fn parse(text: &str, file: &str, mode: Option<Mode>) -> Result<Self, ConfigError> {
-        parse(text, file, mode, false)
+        let mut problems = Problems::default();
+        let root = node::parse(text, &mut problems);
+        if root.is_none() && problems.is_empty() {
+            // A file that is being replaced is empty for a moment: that must not mean "all defaults".
+            problems.add(None, "", "the file is empty", "write {} for the defaults");
+        }
+        let raw = root.map(|root| {
+            raw::config(
+                &mut Reader {
+                    problems: &mut problems,
+                },
+                &root,
+            )
+        });
+        let config = resolve::config(raw.unwrap_or_default(), mode, &mut problems);
+        if problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(problems.into_error(file))
+        }
     }
 
     /// What holds without a file: observe, preset `litellm`.
     pub fn built_in(mode: Option<Mode>) -> Result<Self, ConfigError> {
         Self::parse("{}", "built-in configuration", mode)
-    }
-}
-
-fn parse(
-    text: &str,
-    file: &str,
-    mode: Option<Mode>,
-    accept_unsupported: bool,
-) -> Result<Config, ConfigError> {
-    let mut problems = Problems::default();
-    let root = node::parse(text, &mut problems);
-    if root.is_none() && problems.is_empty() {
-        // A file that is being replaced is empty for a moment: that must not mean "all defaults".
-        problems.add(None, "", "the file is empty", "write {} for the defaults");
-    }
-    let raw = root.map(|root| {
-        raw::config(
-            &mut Reader {
-                problems: &mut problems,
-                accept_unsupported,
-            },
-            &root,
-        )
-    });
-    let config = resolve::config(raw.unwrap_or_default(), mode, &mut problems);
-    if problems.is_empty() {
-        Ok(config)
-    } else {
-        Err(problems.into_error(file))
     }
 }

@@ -19,6 +19,8 @@ pub struct Config {
     pub limits: Limits,
     /// What pod annotations may ask for.
     pub annotations: Annotations,
+    /// How the Kubernetes API is asked.
+    pub kubernetes: Kubernetes,
     /// What is found out about stalls, and what that may cost.
     pub evidence: EvidenceRules,
     /// Where the figures go.
@@ -166,6 +168,29 @@ pub enum Allowance {
     StallAfter,
 }
 
+/// How the Kubernetes API is asked for this node's pods, and told of what happens to them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kubernetes {
+    /// Whether it is.
+    pub api: ApiUse,
+    /// A kubeconfig; none means the service account of the agent's own pod.
+    pub kubeconfig: Option<PathBuf>,
+    /// The node's name; none means `NODE_NAME`, else the host name.
+    pub node: Option<String>,
+    /// Whether Events are written.
+    pub events: bool,
+}
+
+/// Whether the Kubernetes API is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ApiUse {
+    /// Where there is a kubeconfig, or the agent runs in a pod.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+}
+
 /// Where the figures go.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Export {
@@ -242,8 +267,8 @@ impl EnginePolicy {
 /// What holds where a file says nothing. `docs/configuration.md` tells the same.
 pub mod defaults {
     use super::{
-        Budget, Collect, Duration, EvidenceRules, Ipv4Addr, Journal, Limits, Metrics, PathBuf,
-        SocketAddr,
+        ApiUse, Budget, Collect, Duration, EvidenceRules, Ipv4Addr, Journal, Kubernetes, Limits,
+        Metrics, PathBuf, SocketAddr,
     };
 
     /// The preset that is watched where no targets are given.
@@ -274,6 +299,13 @@ pub mod defaults {
         collect: Collect::Full,
         per_loop: Duration::from_secs(1),
         node_cpu_percent: 2,
+    };
+    /// `kubernetes`.
+    pub const KUBERNETES: Kubernetes = Kubernetes {
+        api: ApiUse::Auto,
+        kubeconfig: None,
+        node: None,
+        events: true,
     };
     /// `export.metrics`.
     pub const METRICS: Metrics = Metrics {

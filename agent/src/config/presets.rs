@@ -21,7 +21,6 @@ fn read(text: &str, at: Location, path: &str) -> Result<RawTarget, Problems> {
         root.relocate(at);
         let mut reader = Reader {
             problems: &mut problems,
-            accept_unsupported: false,
         };
         raw::target(
             &mut reader,

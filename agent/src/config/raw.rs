@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::model::{Allowance, Budget, EngineMatcher, Matcher, OtlpProtocol};
+use super::model::{Allowance, ApiUse, Budget, EngineMatcher, Matcher, OtlpProtocol};
 use super::node::Node;
 use super::problem::Location;
 use super::raw_export::{self, Listen};
@@ -26,6 +26,9 @@ pub(super) const ALLOWANCES: [(&str, Allowance); 4] = [
     ("stall-after", Allowance::StallAfter),
 ];
 
+/// The words of `kubernetes.api`.
+pub(super) const API_USES: [(&str, ApiUse); 2] = [("auto", ApiUse::Auto), ("off", ApiUse::Off)];
+
 #[derive(Debug, Default)]
 pub(super) struct RawConfig {
     pub(super) mode: Option<At<Mode>>,
@@ -33,6 +36,10 @@ pub(super) struct RawConfig {
     pub(super) node_kills: Option<Budget>,
     pub(super) pause: Option<Duration>,
     pub(super) allow: Option<Vec<Allowance>>,
+    pub(super) api: Option<ApiUse>,
+    pub(super) kubeconfig: Option<PathBuf>,
+    pub(super) node: Option<String>,
+    pub(super) events: Option<bool>,
     pub(super) collect: Option<Collect>,
     pub(super) per_loop: Option<Duration>,
     pub(super) node_cpu_percent: Option<u8>,
@@ -120,6 +127,20 @@ pub(super) fn config(reader: &mut Reader<'_>, root: &Node) -> RawConfig {
                     .collect(),
             )
         });
+    }
+    if let Some(kubernetes) = section(reader, &top, "kubernetes") {
+        raw.api = kubernetes
+            .field("api")
+            .and_then(|f| reader.word(&f, &API_USES))
+            .map(|word| word.value);
+        raw.kubeconfig = kubernetes
+            .field("kubeconfig")
+            .and_then(|f| absolute_path(reader, &f));
+        raw.node = kubernetes.field("node").and_then(|f| node_name(reader, &f));
+        raw.events = kubernetes
+            .field("events")
+            .and_then(|f| reader.word(&f, &[("true", true), ("false", false)]))
+            .map(|word| word.value);
     }
     if let Some(evidence) = section(reader, &top, "evidence") {
         raw.collect = evidence
@@ -258,6 +279,19 @@ fn liveness(reader: &mut Reader<'_>, fields: &Fields<'_>) -> RawLiveness {
         imminent_margin: span(reader, fields, "imminent_margin", Duration::ZERO, DAY)
             .map(|span| span.value),
     }
+}
+
+/// A name as Kubernetes gives nodes: it goes into a query as it stands.
+fn node_name(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<String> {
+    let allowed = "the name of a node: lower-case letters, digits, '-' and '.', at most 253";
+    let name = reader.parsed(field, allowed, |text| {
+        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
+        if text.is_empty() || text.len() > 253 || !text.chars().all(fits) {
+            return Err("is no name of a node".to_owned());
+        }
+        Ok(text.to_owned())
+    })?;
+    Some(name.value)
 }
 
 fn absolute_path(reader: &mut Reader<'_>, field: &Field<'_>) -> Option<PathBuf> {

@@ -18,8 +18,6 @@ pub(super) struct At<T> {
 /// What is open while a file is read.
 pub(super) struct Reader<'p> {
     pub(super) problems: &'p mut Problems,
-    /// Accept keys that no part of the program acts on yet: only for tests of their reading.
-    pub(super) accept_unsupported: bool,
 }
 
 /// A mapping that is being read, with its keys already checked.
@@ -68,7 +66,7 @@ impl Reader<'_> {
         );
     }
 
-    /// A mapping with the keys of its section; unknown, repeated and not yet supported ones are told.
+    /// A mapping with the keys of its section; unknown and repeated ones are told.
     pub(super) fn mapping<'n>(&mut self, field: &Field<'n>) -> Option<Fields<'n>> {
         let section = generic(&field.path);
         let known = schema::keys(&section);
@@ -99,16 +97,6 @@ impl Reader<'_> {
                 let found = format!("unknown key {}{hint}", quote(&entry.key));
                 self.problems
                     .add(entry.at, field.path.as_str(), found, allowed);
-            } else if !self.accept_unsupported
-                && !schema::is_supported(&join(&section, &entry.key))
-                && !matches!(&entry.value.value, Value::List(items) if items.is_empty())
-            {
-                self.problems.add(
-                    entry.at,
-                    path,
-                    "not supported by this version",
-                    "remove the key",
-                );
             }
         }
         Some(Fields {

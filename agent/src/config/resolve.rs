@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::model::{
-    Annotations, Config, EnginePolicy, EvidenceRules, Export, Journal, Limits, Liveness, Metrics,
-    Otlp, OtlpProtocol,
+    Allowance, Annotations, Config, EnginePolicy, EvidenceRules, Export, Journal, Kubernetes,
+    Limits, Liveness, Metrics, Otlp, OtlpProtocol,
 };
 use super::model::{Target, defaults};
 use super::presets::{self, PRESETS};
@@ -47,6 +47,8 @@ pub(super) fn config(raw: RawConfig, mode: Option<Mode>, problems: &mut Problems
     if effective == Mode::Enforce
         && problems.is_empty()
         && targets.iter().all(|target| target.engine.is_none())
+        // A pod may name its own.
+        && !raw.allow.as_ref().is_some_and(|allow| allow.contains(&Allowance::Engine))
     {
         let at = raw.mode.filter(|_| mode.is_none()).map(|mode| mode.at);
         let allowed = "give a target an engine, or use mode observe";
@@ -66,6 +68,12 @@ pub(super) fn config(raw: RawConfig, mode: Option<Mode>, problems: &mut Problems
         },
         annotations: Annotations {
             allow: raw.allow.unwrap_or_default(),
+        },
+        kubernetes: Kubernetes {
+            api: raw.api.unwrap_or(defaults::KUBERNETES.api),
+            kubeconfig: raw.kubeconfig,
+            node: raw.node,
+            events: raw.events.unwrap_or(defaults::KUBERNETES.events),
         },
         evidence: EvidenceRules {
             collect: raw.collect.unwrap_or(defaults::EVIDENCE.collect),

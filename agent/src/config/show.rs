@@ -3,8 +3,8 @@
 //! Both are made from one tree, so that whatever is printed is also compared. Shows no secret: an endpoint with
 //! credentials is not accepted in the first place.
 
-use super::model::{Budget, Config, EnginePolicy, Matcher, Otlp, Target};
-use super::raw::ALLOWANCES;
+use super::model::{Budget, Config, EnginePolicy, Kubernetes, Matcher, Otlp, Target};
+use super::raw::{ALLOWANCES, API_USES};
 use super::raw_export::PROTOCOLS;
 use super::yaml::{Tree, block, inline};
 use super::{duration, size};
@@ -73,6 +73,7 @@ fn tree(config: &Config) -> Tree {
             "annotations",
             Some(map([("allow", Some(Tree::List(allow.collect())))])),
         ),
+        ("kubernetes", Some(kubernetes(&config.kubernetes))),
         (
             "evidence",
             Some(map([
@@ -103,6 +104,17 @@ fn tree(config: &Config) -> Tree {
         ),
     ];
     map(top)
+}
+
+fn kubernetes(kubernetes: &Kubernetes) -> Tree {
+    let api = API_USES.iter().find(|(_, known)| *known == kubernetes.api);
+    let file = kubernetes.kubeconfig.as_ref();
+    map([
+        ("api", api.map(|(name, _)| bare(*name))),
+        ("kubeconfig", file.map(|file| text(&file.to_string_lossy()))),
+        ("node", kubernetes.node.as_deref().map(text)),
+        ("events", Some(bare(kubernetes.events.to_string()))),
+    ])
 }
 
 fn target(target: &Target) -> Tree {

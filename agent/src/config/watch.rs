@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::model::{
-    Annotations, Config, EngineMatcher, EnginePolicy, EvidenceRules, Export, Liveness, Matcher,
-    Target, defaults,
+    Annotations, ApiUse, Config, EngineMatcher, EnginePolicy, EvidenceRules, Export, Kubernetes,
+    Liveness, Matcher, Target, defaults,
 };
 use super::pattern::ExeGlob;
 use crate::pipeline::{Collect, Mode, Pid};
@@ -65,6 +65,10 @@ impl Config {
             targets: vec![target],
             limits: defaults::LIMITS,
             annotations: Annotations::default(),
+            kubernetes: Kubernetes {
+                api: ApiUse::Off,
+                ..defaults::KUBERNETES
+            },
             evidence: EvidenceRules {
                 collect: options.collect,
                 ..defaults::EVIDENCE

@@ -40,6 +40,7 @@ fn info() -> Arc<LoopInfo> {
         exe: planted("exe"),
         poller: planted("poller"),
         plan: "fentry",
+        pod: None,
     })
 }
 

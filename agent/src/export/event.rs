@@ -59,6 +59,7 @@ pub fn record(notice: &Notice, now: Now) -> Option<LogRecord> {
             ],
         },
         Notice::Loop { .. }
+        | Notice::Placed { .. }
         | Notice::StallUpdated { .. }
         | Notice::Risk { .. }
         | Notice::EngineWait { .. }
@@ -220,12 +221,20 @@ fn outlook(liveness: Option<&Outlook>) -> Vec<KeyValue> {
 }
 
 fn common(info: &LoopInfo) -> Vec<KeyValue> {
-    vec![
+    let mut attributes = vec![
         string("loopwarden.target", &info.target),
         string("process.executable.name", &info.exe),
         int("process.pid", u64::from(info.id.process.pid.0)),
         int("thread.id", u64::from(info.id.tid.0)),
-    ]
+    ];
+    if let Some(pod) = &info.pod {
+        attributes.push(string("k8s.namespace.name", &pod.namespace));
+        attributes.push(string("k8s.pod.name", &pod.name));
+        attributes.push(string("k8s.pod.uid", &pod.uid));
+        let container = pod.container.as_ref();
+        attributes.extend(container.map(|name| string("k8s.container.name", name)));
+    }
+    attributes
 }
 
 fn stall(view: &StallView) -> Vec<KeyValue> {
@@ -308,7 +317,14 @@ fn uid(incident: IncidentId, what: &str) -> KeyValue {
 }
 
 fn who(info: &LoopInfo) -> String {
-    format!("{} {} ({})", info.exe, info.id.process.pid, info.target)
+    let place = info
+        .pod
+        .as_ref()
+        .map_or_else(String::new, |pod| format!(" in pod {pod}"));
+    format!(
+        "{} {} ({}){place}",
+        info.exe, info.id.process.pid, info.target
+    )
 }
 
 fn string(key: &str, value: &str) -> KeyValue {

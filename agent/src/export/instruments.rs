@@ -59,6 +59,10 @@ impl Instruments {
                 self.entry(info, now);
                 false
             }
+            Notice::Placed { info, .. } => {
+                self.placed(info, now);
+                false
+            }
             Notice::StallOpened { info, view } | Notice::StallUpdated { info, view } => {
                 self.stalled(info, view, now)
             }
@@ -186,6 +190,18 @@ impl Instruments {
             }
         }
         process
+    }
+
+    /// The pod of a process is known now: its series go on under that name, and those without it end.
+    fn placed(&mut self, info: &LoopInfo, now: Now) {
+        let Some(process) = self.processes.get_mut(&key_of(info)) else {
+            return;
+        };
+        if let Some(group) = process.group.take() {
+            self.registry.end(group, now.mono);
+        }
+        self.entry(info, now);
+        self.show(info, now);
     }
 
     fn loop_of(&mut self, info: &LoopInfo, now: Now) -> &mut Loop {

@@ -101,6 +101,15 @@ impl Lines {
                 line.insert("exe".into(), json!(info.exe));
                 line.insert("poller".into(), json!(info.poller));
                 line.insert("plan".into(), json!(info.plan));
+                if let Some(pod) = &info.pod {
+                    line.insert("pod".into(), json!(pod));
+                }
+                Value::Object(line)
+            }
+            Notice::Placed { at, info } => {
+                let pod = info.pod.as_ref()?;
+                let mut line = head("placed", *at, info, clock);
+                line.insert("pod".into(), json!(pod));
                 Value::Object(line)
             }
             Notice::StallOpened { info, view } => {
@@ -195,6 +204,10 @@ impl Lines {
                     info.plan
                 ),
             ),
+            Notice::Placed { at, info } => {
+                let pod = info.pod.as_ref()?;
+                (*at, format!("{} runs in pod {pod}", process(info)))
+            }
             Notice::StallOpened { info, view } => (
                 view.at,
                 format!(
@@ -342,6 +355,13 @@ fn printable(line: &str) -> String {
 }
 
 fn name(info: &LoopInfo) -> String {
+    match &info.pod {
+        Some(pod) => format!("{} in pod {pod}", process(info)),
+        None => process(info),
+    }
+}
+
+fn process(info: &LoopInfo) -> String {
     let thread = if info.id.tid.0 == info.id.process.pid.0 {
         String::new()
     } else {

@@ -72,12 +72,12 @@ impl Collector {
         }
     }
 
-    /// Takes a notice. `in_force` tells the settings of a target.
+    /// Takes a notice. `in_force` tells what holds for a loop.
     pub fn take(
         &mut self,
         notice: &Notice,
         clock: Tied,
-        in_force: impl FnOnce(&str) -> InForce,
+        in_force: impl FnOnce(&LoopInfo) -> InForce,
     ) -> Step {
         match notice {
             Notice::StallOpened { info, view } => self.opened(info, view, clock, in_force),
@@ -121,6 +121,7 @@ impl Collector {
                 Step::Nothing
             }
             Notice::Loop { .. }
+            | Notice::Placed { .. }
             | Notice::Risk { .. }
             | Notice::EngineWait { .. }
             | Notice::LoopEnded { .. }
@@ -145,7 +146,7 @@ impl Collector {
         info: &LoopInfo,
         view: &StallView,
         clock: Tied,
-        in_force: impl FnOnce(&str) -> InForce,
+        in_force: impl FnOnce(&LoopInfo) -> InForce,
     ) -> Step {
         if self.open.len() >= OPEN {
             return Step::TooMany;
@@ -162,7 +163,7 @@ impl Collector {
             began_mono_ns: began,
             opened,
             began_earlier: view.busy_is_lower_bound,
-            settings: in_force(&info.target),
+            settings: in_force(info),
             cause: view.cause.clone(),
             causes: Vec::new(),
             timeline: Vec::new(),

@@ -30,11 +30,12 @@ fn info() -> Arc<LoopInfo> {
         exe: "python3.11".into(),
         poller: "epoll_wait".into(),
         plan: "fentry",
+        pod: None,
     })
 }
 
-fn in_force(target: &str) -> InForce {
-    assert_eq!(target, "litellm");
+fn in_force(info: &LoopInfo) -> InForce {
+    assert_eq!(info.target, "litellm");
     InForce {
         mode: Mode::Enforce,
         stall_after: Duration::from_millis(100),
@@ -229,7 +230,7 @@ fn fields_of_a_later_version_are_passed_over() {
     let record = collect(&[opened(100, CauseKind::Sleep), closed(200, CauseKind::Sleep)]);
     let mut value = serde_json::to_value(&record).unwrap();
     value["later"] = serde_json::json!({"a": [1]});
-    value["who"]["pod"] = "web-1".into();
+    value["who"]["later"] = "web-1".into();
     value["settings"]["engine"]["later"] = 5.into();
     assert_eq!(
         serde_json::from_value::<IncidentRecord>(value).unwrap(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::event::{KernelEvent, What};
 use super::ids::{Mono, Pid, PidKey};
+use super::place::Seat;
 
 /// SIGINT, SIGQUIT, SIGKILL and SIGTERM: whoever sends one of these tells a process to end.
 pub const TELLING: [i32; 4] = [2, 3, 9, 15];
@@ -62,6 +63,8 @@ pub struct Process {
     pub engine: Option<bool>,
     /// Where it runs; `None` until it was read.
     pub container: Option<Container>,
+    /// In which container of a pod, as its cgroups tell.
+    pub seat: Option<Seat>,
     /// Number of the configured target it belongs to.
     pub target: usize,
     /// Its threads are watched.
@@ -99,6 +102,7 @@ impl Process {
             exe: String::new(),
             engine: None,
             container: None,
+            seat: None,
             target,
             watched,
             told: None,
@@ -203,6 +207,7 @@ impl Family {
                 if let Some(parent) = self.get(*parent) {
                     process.exe.clone_from(&parent.exe);
                     process.container.clone_from(&parent.container);
+                    process.seat.clone_from(&parent.seat);
                     process.engine = Some(false);
                 }
                 self.insert(process);
@@ -213,6 +218,7 @@ impl Family {
                     process.exe.clone_from(exe);
                     process.engine = None;
                     process.container = None;
+                    process.seat = None;
                     if process.key.start_ns == 0 {
                         process.key.start_ns = *start_ns;
                     }

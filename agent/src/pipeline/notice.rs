@@ -8,6 +8,7 @@ use super::evidence::Evidence;
 use super::histogram::Histogram;
 use super::ids::{IncidentId, LoopId, Mono, Pid};
 use super::liveness::{Outlook, RiskView};
+use super::pod::PodName;
 use super::refusal::Refusal;
 use super::story::EpisodeStory;
 
@@ -157,6 +158,8 @@ pub struct LoopInfo {
     pub poller: String,
     /// How it is watched: `fentry`, `tracepoint` or `sampling`.
     pub plan: &'static str,
+    /// The pod and container it runs in, as far as the Kubernetes API has told.
+    pub pod: Option<PodName>,
 }
 
 /// A stall as it stands at `at`.
@@ -226,6 +229,13 @@ pub enum Notice {
         /// When.
         at: Mono,
         /// Who.
+        info: Arc<LoopInfo>,
+    },
+    /// It is known now, or has changed, in which pod a loop runs.
+    Placed {
+        /// When.
+        at: Mono,
+        /// Who, with the pod; from here on it is told of under this name.
         info: Arc<LoopInfo>,
     },
     /// A stall was noticed.

@@ -4,7 +4,10 @@
 //! it and that stand in its cgroup path, never by its name: names come back.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use super::liveness;
 use super::place::Seat;
@@ -43,7 +46,7 @@ pub struct PodContainer {
 }
 
 /// A pod's name and what else tells it from others: for labels and messages.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct PodName {
     /// `metadata.uid`.
     pub uid: String,
@@ -52,7 +55,18 @@ pub struct PodName {
     /// Name.
     pub name: String,
     /// Name of the container, once the kubelet has told its id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
+}
+
+impl fmt::Display for PodName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)?;
+        match &self.container {
+            Some(container) => write!(f, " ({container})"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// A pod, and which of its containers.

@@ -13,6 +13,7 @@ use super::evidence::Evidence;
 use super::ids::{IncidentId, Mono, Pid, Tid};
 use super::liveness::Outlook;
 use super::notice::{EndedBy, LoopInfo, Mode, Signal};
+use super::pod::PodName;
 use super::policy::EngineRules;
 use super::refusal::Refusal;
 use super::stamp::{Stamp, millis};
@@ -102,6 +103,9 @@ pub struct Who {
     /// How it was watched: `fentry`, `tracepoint` or `sampling`.
     #[serde(default)]
     pub plan: String,
+    /// The pod and container it ran in, if that was known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PodName>,
 }
 
 impl From<&LoopInfo> for Who {
@@ -114,6 +118,7 @@ impl From<&LoopInfo> for Who {
             start_ns: info.id.process.start_ns,
             poller: info.poller.clone(),
             plan: info.plan.to_owned(),
+            pod: info.pod.clone(),
         }
     }
 }

@@ -32,7 +32,7 @@ impl Sentinel {
         decided: &WaitFacts,
         now: Mono,
     ) {
-        let mode = self.settings.mode;
+        let mode = self.mode_for(tid);
         let mut struck = None;
         let seen = self.look_for_action(tid, decided, now);
         // The line tells when the signal was sent: its effect can be seen before the call has come back.
@@ -229,7 +229,7 @@ impl Sentinel {
             child,
             child_exe,
             signal,
-            mode: self.settings.mode,
+            mode: self.settings.mode(watched.target),
             busy: at.since(stall.since),
             outcome,
             grace,
@@ -237,6 +237,12 @@ impl Sentinel {
         };
         self.note_action(tid, &action);
         self.tell(Notice::Action { info, action });
+    }
+
+    /// Whether signals are sent for a loop.
+    fn mode_for(&self, tid: Tid) -> Mode {
+        let watched = self.loops.get(&tid);
+        watched.map_or(Mode::Observe, |watched| self.settings.mode(watched.target))
     }
 
     /// Learns of the end of signalled children, and reports those that do not end.

@@ -42,11 +42,12 @@ impl Sentinel {
             return;
         };
         let process = watched.id.process;
+        let enforce = self.settings.mode(watched.target) == Mode::Enforce;
         let Some(episode) = &mut watched.episode else {
             return;
         };
         let story = &mut episode.story;
-        if story.looks.is_empty() && self.settings.mode == Mode::Enforce {
+        if story.looks.is_empty() && enforce {
             let spent = self.budgets.get(&process.pid);
             story.kills_before = spent.map_or_else(Vec::new, |budget| budget.newest().collect());
             story.node_kills_before = self.node_budget.newest().collect();
@@ -147,17 +148,6 @@ impl Sentinel {
                     story,
                 });
             }
-        }
-    }
-
-    /// Other rules come into force.
-    pub(super) fn note_reload(&mut self) {
-        let episodes = self
-            .loops
-            .values_mut()
-            .filter_map(|watched: &mut Loop| watched.episode.as_mut());
-        for episode in episodes {
-            episode.story.reloaded = true;
         }
     }
 }

@@ -4,12 +4,12 @@ use super::sentinel::Sentinel;
 use crate::action::{Budget, EnforcerLock, GuardError, RunDir};
 use crate::kernel::{in_host_pid_namespace, procfs_is_ours};
 use crate::pipeline::policy::Guards;
-use crate::pipeline::{Mode, Mono, PidKey};
+use crate::pipeline::{Mode, Mono, Pid, PidKey};
 
 impl Sentinel {
     /// The guards that do not depend on the episode.
     pub(super) fn guards(&mut self, process: PidKey, now: Mono) -> Guards {
-        let enforce = self.settings.mode == Mode::Enforce;
+        let enforce = self.mode_of(process.pid) == Mode::Enforce;
         Guards {
             paused_until: self.paused.get(&process.pid).copied(),
             budget_spent: self
@@ -19,6 +19,12 @@ impl Sentinel {
             other_enforcer: enforce && !self.hold_lock(process),
             no_pid_namespace: !self.same_pid_namespace,
         }
+    }
+
+    /// Whether signals are sent for loops of a process.
+    fn mode_of(&self, pid: Pid) -> Mode {
+        let process = self.family.get(pid);
+        process.map_or(Mode::Observe, |process| self.settings.mode(process.target))
     }
 
     /// Takes the enforcer's lock of a loop process, ahead of need; true if it is held.
@@ -64,7 +70,7 @@ impl Sentinel {
         if !self.budgets.contains_key(&process.pid) {
             let target = self.family.get(process.pid)?.target;
             let engine = self.settings.targets.get(target)?.engine?;
-            let budget = if self.settings.mode == Mode::Enforce {
+            let budget = if self.settings.mode(target) == Mode::Enforce {
                 self.open_run_dir()
                     .and_then(|dir| Budget::of(&dir, process, engine.max_kills, engine.per))
             } else {

@@ -15,6 +15,7 @@ mod gather;
 mod guards;
 mod look;
 mod loops;
+mod pods;
 mod probed;
 mod processes;
 mod recognition;

@@ -75,15 +75,20 @@ impl Sentinel {
         match answer {
             Answer::Seen {
                 sighting,
-                target,
                 engine,
                 threads,
                 cpu_stat,
+                version,
             } => {
                 if let Some(cpu_stat) = cpu_stat {
                     self.new_cpu_stat(sighting.pid, cpu_stat);
                 }
-                self.seen(&sighting, target, engine, threads);
+                let is_current = version == self.rules.version();
+                let engine = engine && is_current;
+                self.seen(&sighting, engine, threads);
+                if !is_current {
+                    self.ask_to_look(sighting.pid);
+                }
             }
             Answer::Unreadable { pid, error } => {
                 log::debug!("process {pid} could not be read: {error}");
@@ -92,12 +97,18 @@ impl Sentinel {
                     self.process_ended(key, clock::now(), EndedBy::Exit);
                 }
             }
-            Answer::Matched { pid, target } => {
+            Answer::Matched { pid, version, .. } if version != self.rules.version() => {
+                self.ask(Question::Appraise(pid));
+            }
+            Answer::Matched { pid, target, .. } => {
                 self.watch(&[(pid, target)]);
                 self.matched
                     .extend(self.family.get(pid).map(|process| process.key));
             }
-            Answer::Rematched { pid, target } => self.rematched(pid, target),
+            Answer::Rematched { pid, version, .. } if version != self.rules.version() => {
+                self.ask(Question::Rematch(pid));
+            }
+            Answer::Rematched { pid, target, .. } => self.rematched(pid, target),
             Answer::Ports { pid, listeners } => self.listens(pid, listeners),
             Answer::Scanned(processes) => self.scanned(&processes),
         }
@@ -119,13 +130,27 @@ impl Sentinel {
         }
     }
 
-    pub(super) fn seen(&mut self, sighting: &Sighting, target: usize, engine: bool, threads: bool) {
+    /// What an engine is may have changed. Its threads are known: one that is found in a wait now has not been there since before
+    /// the agent came.
+    pub(super) fn ask_to_look(&mut self, pid: Pid) {
+        if let Some(process) = self.family.get(pid) {
+            let target = process.target;
+            self.ask(Question::Look {
+                pid,
+                target,
+                threads: false,
+            });
+        }
+    }
+
+    pub(super) fn seen(&mut self, sighting: &Sighting, engine: bool, threads: bool) {
         let Some(process) = self.family.get_mut(sighting.pid) else {
             return;
         };
         if process.exe.is_empty() {
             process.exe.clone_from(&sighting.exe);
         }
+        let target = process.target;
         // What the program was called when it was run counts: its file may have been renamed since, and a process that is
         // ending shows nothing to a look any more.
         let engine = engine
@@ -138,7 +163,6 @@ impl Sentinel {
             .clone()
             .or_else(|| process.container.take());
         process.parent = sighting.parent;
-        process.target = target;
         let (key, parent) = (process.key, process.parent);
         if engine {
             // It may have been told before it was known to be one.
@@ -149,6 +173,9 @@ impl Sentinel {
             self.unwatch_threads(key, parent);
         } else if threads && process.watched {
             self.adopt_threads(key, target, sighting);
+        }
+        if let Some(place) = &sighting.place {
+            self.placed(key.pid, place, clock::now());
         }
     }
 
@@ -256,5 +283,6 @@ impl Sentinel {
         self.budgets.remove(&pid);
         self.cpu_stats.remove(&pid);
         self.listens_no_more(pid);
+        self.told_unknown.remove(&pid);
     }
 }

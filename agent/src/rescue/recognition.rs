@@ -143,6 +143,9 @@ impl Sentinel {
         };
         self.sensor.set_own(tid, own);
         let way = self.sensor.plan().way;
+        let process = self.loops.get(&tid);
+        let process = process.and_then(|watched| self.family.get(watched.id.process.pid));
+        let pod = process.and_then(|process| self.pod_name(process));
         let Some(watched) = self.loops.get_mut(&tid) else {
             return;
         };
@@ -157,10 +160,11 @@ impl Sentinel {
                 .unwrap_or_default(),
             poller: poller.to_owned(),
             plan: way.name(),
+            pod,
         });
         watched.info = Some(info.clone());
-        let guarded = self.settings.mode == Mode::Enforce
-            && target.is_some_and(|target| target.engine.is_some());
+        let guarded =
+            target.is_some_and(|target| target.mode == Mode::Enforce && target.engine.is_some());
         let key = watched.id.process;
         self.shown(tid, key, now);
         self.tell(Notice::Loop {

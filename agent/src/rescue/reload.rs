@@ -1,6 +1,6 @@
 //! Putting another configuration into force, without losing what is watched.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,83 +8,97 @@ use super::loops::Episode;
 use super::sentinel::Sentinel;
 use super::settings::Settings;
 use crate::kernel::clock;
+use crate::pipeline::place::Seat;
 use crate::pipeline::record::InForce;
-use crate::pipeline::{EndedBy, Mode, Mono, Outcome, Pid, PidKey, Tid};
+use crate::pipeline::{EndedBy, Mode, Mono, Outcome, Pid, PidKey};
 use crate::target::scout::{Matching, Question};
 
 /// How long the scout gets to read what an engine is by other rules, before a refusal is told because it is none.
 const READING: Duration = Duration::from_millis(50);
 
 impl Sentinel {
-    /// Targets keep their processes by name; processes of a target that is gone are not watched any more.
+    /// Targets keep their processes by name; processes of a target that is gone are not watched any more. Nothing changes for a
+    /// process for which the same holds as before, so that this may come with every change of a pod.
     pub(super) fn reload(&mut self, settings: Settings, rules: Arc<dyn Matching>) {
         let now = clock::now();
-        self.note_reload();
-        let before = self.rules_of_episodes();
-        let moved: Vec<Option<usize>> = self
-            .settings
-            .targets
-            .iter()
-            .map(|old| settings.targets.iter().position(|new| new.name == old.name))
-            .collect();
+        let before = std::mem::replace(&mut self.settings, settings);
         self.node_budget
-            .limit(settings.limits.node_kills, settings.limits.per);
-        self.collector.set_share(settings.evidence.node_cpu_percent);
-        self.settings = settings;
+            .limit(self.settings.limits.node_kills, self.settings.limits.per);
+        let share = self.settings.evidence.node_cpu_percent;
+        self.collector.set_share(share);
         self.rules = rules.clone();
-        self.budgets.clear();
-        if self.settings.mode == Mode::Observe {
-            self.locks.clear();
-        }
-        let known: Vec<(PidKey, usize)> = self
+        let limits_changed = before.limits != self.settings.limits;
+        let known: Vec<(PidKey, usize, Option<Seat>)> = self
             .family
             .iter()
-            .map(|process| (process.key, process.target))
+            .map(|process| (process.key, process.target, process.seat.clone()))
             .collect();
         self.ask(Question::Rules(rules));
-        for (key, target) in known {
-            let pid = key.pid;
-            match moved.get(target).copied().flatten() {
-                Some(target) => {
-                    self.retarget(pid, target);
-                    self.doubt_engine(pid, target);
-                    // What an engine is may have changed. Its threads are known: one that is found in a wait now has not been
-                    // there since before the agent came.
-                    self.ask(Question::Look {
-                        pid,
-                        target,
-                        threads: false,
-                    });
-                }
-                None => self.process_ended(key, now, EndedBy::Detached),
+        let mut concerned = HashMap::new();
+        for (key, old, seat) in known {
+            let old = before.targets.get(old);
+            let number = old.and_then(|old| self.rules.number(&old.name, seat.as_ref()));
+            let Some(number) = number else {
+                self.process_ended(key, now, EndedBy::Detached);
+                continue;
+            };
+            let is_as_before = old == self.settings.targets.get(number);
+            if is_as_before && !limits_changed {
+                self.renumber(key.pid, number);
+            } else {
+                let old_rules = old.map(|old| before.in_force_of(old));
+                concerned.insert(key.pid, old_rules);
+                self.rules_changed(key.pid, number);
             }
         }
-        self.reopen_episodes(&before, now);
+        self.reopen_episodes(&concerned, now);
         // A target of the same name may match others now.
         for key in self.matched.iter().copied().collect::<Vec<_>>() {
             self.ask(Question::Rematch(key.pid));
         }
+        for pid in self.pids_of_loops() {
+            self.name_loops(pid, now);
+        }
         self.next_rescan = now;
     }
 
-    /// The rules that hold for each wait that is going on.
-    fn rules_of_episodes(&self) -> HashMap<Tid, InForce> {
-        let waiting = self.loops.iter();
-        let waiting = waiting.filter(|(_, watched)| watched.episode.is_some());
-        waiting
-            .map(|(tid, watched)| (*tid, self.settings.in_force(watched.target)))
-            .collect()
+    /// From now on a process has another number of the rules that are in force.
+    pub(super) fn moved(&mut self, pid: Pid, from: usize, to: usize) {
+        if self.settings.targets.get(from) == self.settings.targets.get(to) {
+            return self.renumber(pid, to);
+        }
+        let before = self.settings.in_force(from);
+        self.rules_changed(pid, to);
+        self.reopen_episodes(&HashMap::from([(pid, Some(before))]), clock::now());
     }
 
-    /// Waits that are going on are decided on anew where other rules hold for them now.
-    fn reopen_episodes(&mut self, before: &HashMap<Tid, InForce>, now: Mono) {
-        for (tid, watched) in &mut self.loops {
+    fn rules_changed(&mut self, pid: Pid, number: usize) {
+        self.budgets.remove(&pid);
+        if self.settings.mode(number) == Mode::Observe {
+            self.locks.remove(&pid);
+        }
+        self.retarget(pid, number);
+        self.doubt_engine(pid, number);
+        self.ask_to_look(pid);
+    }
+
+    fn pids_of_loops(&self) -> Vec<Pid> {
+        let pids = self.loops.values().map(|watched| watched.id.process.pid);
+        let pids: HashSet<Pid> = pids.collect();
+        pids.into_iter().collect()
+    }
+
+    /// Waits that are going on are decided on anew where other rules hold for them now: `concerned` has their processes, with
+    /// what held before.
+    fn reopen_episodes(&mut self, concerned: &HashMap<Pid, Option<InForce>>, now: Mono) {
+        for watched in self.loops.values_mut() {
             let after = self.settings.in_force(watched.target);
-            if let Some(episode) = watched.episode.as_mut()
-                && before
-                    .get(tid)
-                    .is_some_and(|before| concerns(before, &after))
-            {
+            let before = concerned.get(&watched.id.process.pid);
+            if let Some((episode, before)) = watched.episode.as_mut().zip(before) {
+                episode.story.reloaded = true;
+                if before.is_none_or(|before| !concerns(&before, &after)) {
+                    continue;
+                }
                 let children = self.family.children(watched.id.process.pid);
                 let unread = children.iter().any(|child| child.engine.is_none());
                 let at = if unread { now.plus(READING) } else { now };
@@ -101,6 +115,12 @@ impl Sentinel {
         let (key, parent, before) = (process.key, process.parent, process.target);
         if !self.matched.contains(&key) || target == Some(before) {
             return;
+        }
+        if let (Some(number), Some(process)) = (target, self.family.get(pid))
+            && self.settings.name(number) == self.settings.name(process.target)
+        {
+            // The same target as it holds in its pod, learnt a moment later.
+            return self.moved(pid, before, number);
         }
         self.matched.remove(&key);
         let by_descent = self
@@ -119,7 +139,7 @@ impl Sentinel {
     }
 
     /// Ends watching of a process and of all that was watched because of it.
-    fn let_go(&mut self, key: PidKey) {
+    pub(super) fn let_go(&mut self, key: PidKey) {
         let now = clock::now();
         let mut going = vec![key];
         while let Some(key) = going.pop() {
@@ -143,21 +163,30 @@ impl Sentinel {
         }
     }
 
-    pub(super) fn retarget(&mut self, pid: Pid, target: usize) {
+    /// The same rules under another number.
+    fn renumber(&mut self, pid: Pid, number: usize) {
         if let Some(process) = self.family.get_mut(pid) {
-            process.target = target;
+            process.target = number;
         }
+        for tid in self.threads_of(pid) {
+            if let Some(watched) = self.loops.get_mut(&tid) {
+                watched.target = number;
+            }
+        }
+    }
+
+    pub(super) fn retarget(&mut self, pid: Pid, number: usize) {
+        self.renumber(pid, number);
         let Some(stall_after) = self
             .settings
             .targets
-            .get(target)
+            .get(number)
             .map(|target| target.stall_after)
         else {
             return;
         };
         for tid in self.threads_of(pid) {
             if let Some(watched) = self.loops.get_mut(&tid) {
-                watched.target = target;
                 watched.stall_after = stall_after;
             }
             let nanoseconds = u64::try_from(stall_after.as_nanos()).unwrap_or(u64::MAX);

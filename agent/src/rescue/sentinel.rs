@@ -66,6 +66,8 @@ pub(super) struct Sentinel {
     pub(super) node_budget: Budget,
     pub(super) cpu_stats: HashMap<Pid, CpuStat>,
     pub(super) probed: Probed,
+    /// Processes of whose cgroups it was told that they are of no known form.
+    pub(super) told_unknown: HashSet<Pid>,
     pub(super) freezer: Freezer,
     /// Pollers shared by several threads of a process.
     pub(super) pools: HashMap<Pid, Vec<Poller>>,
@@ -125,6 +127,7 @@ impl Sentinel {
             node_budget,
             cpu_stats: HashMap::new(),
             probed: Probed::default(),
+            told_unknown: HashSet::new(),
             freezer: Freezer::find(),
             pools: HashMap::new(),
             told_lost: HashMap::new(),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::config::EngineMatcher;
 use crate::pipeline::liveness::ProbeSpec;
 use crate::pipeline::policy::EngineRules;
 use crate::pipeline::record::{EngineInForce, InForce};
@@ -19,14 +20,18 @@ pub struct EngineSettings {
 }
 
 /// One target.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct TargetSettings {
     /// Its name.
     pub name: String,
+    /// Whether signals are sent.
+    pub mode: Mode,
     /// From which length on an iteration is a stall.
     pub stall_after: Duration,
     /// Its engines; without, nothing is ever signalled.
     pub engine: Option<EngineSettings>,
+    /// What an engine is.
+    pub engines: Vec<EngineMatcher>,
     /// The liveness probe of its containers, where one is known.
     pub liveness: Option<ProbeSpec>,
     /// The port that is probed, if it is known; else those on which a process listens.
@@ -45,16 +50,47 @@ pub struct Limits {
 }
 
 impl Settings {
+    /// Whether signals are sent for loops of a target; not where there is no such target (any more).
+    #[must_use]
+    pub fn mode(&self, target: usize) -> Mode {
+        self.targets
+            .get(target)
+            .map_or(Mode::Observe, |target| target.mode)
+    }
+
+    /// The name of a target.
+    #[must_use]
+    pub fn name(&self, target: usize) -> Option<&str> {
+        self.targets.get(target).map(|target| target.name.as_str())
+    }
+
     /// The rules for one target, as the journal keeps them.
     #[must_use]
-    pub fn in_force(&self, target: usize) -> InForce {
-        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        let target = self.targets.get(target);
-        let engine = target.and_then(|target| target.engine);
+    pub fn in_force(&self, target_number: usize) -> InForce {
+        let target = self.targets.get(target_number);
+        target.map_or_else(|| self.without_target(), |target| self.in_force_of(target))
+    }
+
+    /// What holds where there is no such target (any more): nothing is done.
+    fn without_target(&self) -> InForce {
         InForce {
-            mode: self.mode,
-            stall_after: target.map_or(Duration::ZERO, |target| target.stall_after),
-            engine: engine.map(|engine| EngineInForce {
+            mode: Mode::Observe,
+            stall_after: Duration::ZERO,
+            engine: None,
+            pause: self.limits.pause,
+            node_kills: u32::try_from(self.limits.node_kills).unwrap_or(u32::MAX),
+            node_kills_per: self.limits.per,
+        }
+    }
+
+    /// The same of a target of these settings.
+    #[must_use]
+    pub fn in_force_of(&self, target: &TargetSettings) -> InForce {
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        InForce {
+            mode: target.mode,
+            stall_after: target.stall_after,
+            engine: target.engine.map(|engine| EngineInForce {
                 grace: engine.rules.grace,
                 unknown_grace: engine.rules.unknown_grace,
                 untold_grace: engine.rules.untold_grace,
@@ -62,9 +98,8 @@ impl Settings {
                 max_kills: count(engine.max_kills),
                 max_kills_per: engine.per,
             }),
-            pause: self.limits.pause,
             node_kills: count(self.limits.node_kills),
-            node_kills_per: self.limits.per,
+            ..self.without_target()
         }
     }
 }
@@ -91,11 +126,9 @@ pub struct EvidenceLimits {
 }
 
 /// Everything.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
-    /// Whether signals are sent.
-    pub mode: Mode,
-    /// The targets, by number.
+    /// The targets, by number; one that differs in a pod has another number there.
     pub targets: Vec<TargetSettings>,
     /// Limits of the node.
     pub limits: Limits,

@@ -240,13 +240,17 @@ impl Sentinel {
             info: info.clone(),
             view: view(incident, cause, since, now),
         });
+        let process = self.family.get(pid);
+        let mode = process.map_or(crate::pipeline::Mode::Observe, |process| {
+            self.settings.mode(process.target)
+        });
         let action = ActionNotice {
             incident,
             at: now,
             child,
             child_exe,
             signal,
-            mode: self.settings.mode,
+            mode,
             busy: now.since(since),
             outcome: Outcome::Refused(Refusal::NotLoopThread),
             grace: rules.grace,
@@ -257,8 +261,7 @@ impl Sentinel {
 
     /// How the process is named in what is told. No poller: it is not shown to be a loop.
     fn info_of_unshown(&mut self, pid: Pid) -> Option<Arc<LoopInfo>> {
-        let entry = self.unshown.get_mut(&pid)?;
-        if let Some(info) = &entry.info {
+        if let Some(info) = &self.unshown.get(&pid)?.info {
             return Some(info.clone());
         }
         let process = self.family.get(pid)?;
@@ -272,8 +275,9 @@ impl Sentinel {
             exe: process.exe.clone(),
             poller: String::new(),
             plan: self.sensor.plan().way.name(),
+            pod: self.pod_name(process),
         });
-        entry.info = Some(info.clone());
+        self.unshown.get_mut(&pid)?.info = Some(info.clone());
         Some(info)
     }
 

@@ -15,6 +15,8 @@ use self::work::{Shared, Work};
 use super::cgroup::CpuStat;
 use super::sight::Sighting;
 use crate::pipeline::event::Listener;
+use crate::pipeline::place::Seat;
+use crate::pipeline::pod::Found;
 use crate::pipeline::{Mono, Pid};
 
 pub mod activity;
@@ -32,10 +34,30 @@ const MOST_HANGING: usize = 8;
 
 /// Which processes belong to which target, and which are its engines. Made from the configuration.
 pub trait Matching: Send + Sync + fmt::Debug {
+    /// Numbers of targets mean something only together with the rules they are of: an answer by others is asked for again.
+    fn version(&self) -> u64;
     /// The number of the target a process belongs to.
-    fn target(&self, pid: Pid, exe: &str, command_line: &str) -> Option<usize>;
+    fn target(&self, candidate: &Candidate<'_>) -> Option<usize>;
     /// Whether a process is an engine of that target.
     fn is_engine(&self, target: usize, exe: &str, command_line: &str) -> bool;
+    /// The number under which the target of that name holds for a process in that container; nothing if there is none, or nothing
+    /// in that pod is to be watched.
+    fn number(&self, name: &str, seat: Option<&Seat>) -> Option<usize>;
+    /// The pod that a container belongs to.
+    fn pod(&self, seat: &Seat) -> Option<Found>;
+}
+
+/// What is known of a process that may belong to a target.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidate<'a> {
+    /// Which.
+    pub pid: Pid,
+    /// Basename of its executable.
+    pub exe: &'a str,
+    /// Its arguments, joined by spaces.
+    pub command_line: &'a str,
+    /// In which container of a pod it runs.
+    pub seat: Option<&'a Seat>,
 }
 
 /// A question to the scout.
@@ -77,14 +99,14 @@ pub enum Answer {
     Seen {
         /// What was seen.
         sighting: Box<Sighting>,
-        /// Number of its target.
-        target: usize,
-        /// Whether it is an engine of that target.
+        /// Whether it is an engine of the target that was asked about.
         engine: bool,
         /// Whether its threads were looked at.
         threads: bool,
         /// Its cgroup's CPU accounts, opened ahead of need.
         cpu_stat: Option<CpuStat>,
+        /// Version of the rules by which that was judged.
+        version: u64,
     },
     /// The process could not be read: it has ended, or it is not ours to read.
     Unreadable {
@@ -99,6 +121,8 @@ pub enum Answer {
         pid: Pid,
         /// Number of its target.
         target: usize,
+        /// Version of the rules.
+        version: u64,
     },
     /// To which target a process belongs by the rules that are in force now, if to any.
     Rematched {
@@ -106,6 +130,8 @@ pub enum Answer {
         pid: Pid,
         /// Number of its target.
         target: Option<usize>,
+        /// Version of the rules.
+        version: u64,
     },
     /// On which ports a process listens.
     Ports {

@@ -101,6 +101,7 @@ pub fn info(pid: u32) -> Arc<LoopInfo> {
         exe: "python3.11".into(),
         poller: "epoll_wait".into(),
         plan: "raw",
+        pod: None,
     })
 }
 

@@ -104,7 +104,7 @@ pub fn run(dir: &Path, collector: &str) -> ! {
             max_bytes: 64 << 20,
         },
         state: state.clone(),
-        in_force: Arc::new(|_: &str| InForce::default()),
+        in_force: Arc::new(|_: &LoopInfo| InForce::default()),
         tell: Box::new(|_| ()),
         events: exporter.events(),
     };

@@ -36,6 +36,7 @@ pub fn info() -> Arc<LoopInfo> {
         exe: "python3.11".into(),
         poller: "epoll_wait".into(),
         plan: "fentry",
+        pod: None,
     })
 }
 
@@ -85,7 +86,7 @@ pub fn journal(dir: &Path, max_bytes: u64) -> (Journal, Arc<JournalState>) {
     let setup = Setup {
         settings,
         state: state.clone(),
-        in_force: Arc::new(|_: &str| InForce::default()),
+        in_force: Arc::new(|_: &LoopInfo| InForce::default()),
         tell: Box::new(|_| ()),
         events: None,
     };

@@ -32,6 +32,7 @@ fn record(name: &str, missing: &[(&str, &str)]) -> IncidentRecord {
         exe: name.to_owned(),
         poller: "epoll_wait".into(),
         plan: "fentry",
+        pod: None,
     });
     let incident = IncidentId(1 << 100);
     let view = |ms, evidence| StallView {

@@ -173,6 +173,7 @@ mod tests {
             exe: "app".into(),
             poller: "epoll_wait".into(),
             plan: "fentry",
+            pod: None,
         });
         let incident = IncidentId(number);
         let view = StallView {

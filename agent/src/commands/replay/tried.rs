@@ -5,7 +5,7 @@ use crate::pipeline::record::InForce;
 use crate::pipeline::replay::{Alternative, Incident};
 use crate::pipeline::story::{Child, EpisodeStory};
 use crate::rescue::Settings;
-use crate::wiring::settings_of;
+use crate::wiring::Rules;
 
 /// A configuration to try.
 pub(super) struct Tried {
@@ -15,7 +15,7 @@ pub(super) struct Tried {
 
 impl Tried {
     pub(super) fn new(config: Config) -> Self {
-        let settings = settings_of(&config, true);
+        let settings = Rules::of_config(config.clone()).settings(true);
         Self { config, settings }
     }
 

@@ -81,11 +81,11 @@ const TABLE: &[(&str, &str)] = &[
     ),
     (
         "just text",
-        r#"f.yaml:1:1: found "just text"; allowed: a mapping with the keys mode, targets, limits, annotations, evidence, export, journal"#,
+        r#"f.yaml:1:1: found "just text"; allowed: a mapping with the keys mode, targets, limits, annotations, kubernetes, evidence, export, journal"#,
     ),
     (
         "- a\n",
-        "f.yaml:1:1: found a list; allowed: a mapping with the keys mode, targets, limits, annotations, evidence, export, journal",
+        "f.yaml:1:1: found a list; allowed: a mapping with the keys mode, targets, limits, annotations, kubernetes, evidence, export, journal",
     ),
     (
         "mode:\n",
@@ -236,12 +236,8 @@ const TABLE: &[(&str, &str)] = &[
         "f.yaml:1:41: targets[0].liveness: half a probe; add all of period, timeout, failures",
     ),
     (
-        "targets: [ { name: a, match: { kubernetes: { namespace: x } } } ]\n",
-        "f.yaml:1:32: targets[0].match.kubernetes: not supported by this version; remove the key",
-    ),
-    (
-        "annotations: { allow: [ enforce ] }\n",
-        "f.yaml:1:16: annotations.allow: not supported by this version; remove the key",
+        "kubernetes: { api: on, node: Node_1, kubeconfig: admin.conf, events: no }\n",
+        "f.yaml:1:20: kubernetes.api: \"on\" is none of these; allowed: auto or off\nf.yaml:1:30: kubernetes.node: \"Node_1\" is no name of a node; allowed: the name of a node: lower-case letters, digits, '-' and '.', at most 253\nf.yaml:1:50: kubernetes.kubeconfig: \"admin.conf\" is not absolute; allowed: an absolute path\nf.yaml:1:70: kubernetes.events: \"no\" is none of these; allowed: true or false",
     ),
     (
         "mode: enforce\ntargets: [ { name: a, match: { exe: node } } ]\n",

@@ -2,7 +2,7 @@
 
 use super::good::read;
 use crate::config::presets::PRESETS;
-use crate::config::schema::{NOT_YET, SECTIONS};
+use crate::config::schema::SECTIONS;
 
 const PAGE: &str = include_str!("../../../../docs/configuration.md");
 
@@ -30,24 +30,6 @@ fn every_key_has_its_row_and_every_row_its_key() {
     for section in SECTIONS {
         let keys: Vec<_> = rows(section.path).into_iter().map(|(key, _)| key).collect();
         assert_eq!(keys, section.keys, "the table of {:?}", section.path);
-    }
-}
-
-#[test]
-fn what_is_not_supported_is_marked_and_nothing_else() {
-    for section in SECTIONS {
-        for (key, row) in rows(section.path) {
-            let path = if section.path.is_empty() {
-                key.to_owned()
-            } else {
-                format!("{}.{key}", section.path)
-            };
-            assert_eq!(
-                row.contains("*not yet*"),
-                NOT_YET.contains(&path.as_str()),
-                "{row}"
-            );
-        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::{Allowance, Budget, Config, OtlpProtocol, parse};
+use crate::config::{Allowance, ApiUse, Budget, Config, OtlpProtocol};
 use crate::pipeline::{Collect, Mode, Pid};
 
 /// The example of the documentation, every key of it.
@@ -20,6 +20,7 @@ targets:
     match: { kubernetes: { namespace: shop, labels: { app: bff, "a.b/c": "1" } } }
 limits: { node_kills: { count: 200, per: 1m }, pause: 1s }
 annotations: { allow: [ enforce, engine, shorter-grace, stall-after ] }
+kubernetes: { api: off, kubeconfig: /etc/k/config, node: node-1.example, events: false }
 evidence: { collect: procfs, per_loop: 5s, node_cpu_percent: 3 }
 export:
   otlp: { endpoint: "http://localhost:4317", protocol: grpc }
@@ -31,9 +32,8 @@ pub(super) fn read(text: &str) -> Config {
     Config::parse(text, "f.yaml", None).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// As a later version will read it, with nothing refused for not being acted on yet.
 pub(super) fn every_key() -> Config {
-    parse(EVERY_KEY, "f.yaml", None, true).unwrap_or_else(|error| panic!("{error}"))
+    read(EVERY_KEY)
 }
 
 #[test]
@@ -67,6 +67,9 @@ fn every_key_is_read() {
     assert_eq!(kubernetes.labels["a.b/c"], "1");
     assert_eq!(config.annotations.allow.len(), 4);
     assert_eq!(config.annotations.allow[2], Allowance::ShorterGrace);
+    let api = &config.kubernetes;
+    assert_eq!((api.api, api.events), (ApiUse::Off, false));
+    assert_eq!(api.node.as_deref(), Some("node-1.example"));
     assert_eq!(config.evidence.collect, Collect::Procfs);
     assert_eq!(config.evidence.per_loop, Duration::from_secs(5));
     assert_eq!(config.evidence.node_cpu_percent, 3);

@@ -6,7 +6,7 @@ use super::good::{every_key, read};
 use crate::config::model::defaults;
 use crate::config::{
     Annotations, Budget, CmdlineGlob, Config, EngineMatcher, EnginePolicy, EvidenceRules, ExeGlob,
-    Export, Limits, Matcher, Metrics, Otlp, OtlpProtocol, Target, parse,
+    Export, Limits, Matcher, Metrics, Otlp, OtlpProtocol, Target,
 };
 use crate::pipeline::{Collect, Mode};
 use proptest::collection::vec;
@@ -18,7 +18,7 @@ fn every_key_is_printed_and_reads_back() {
     let config = every_key();
     let text = config.to_yaml();
     assert_eq!(
-        parse(&text, "printed", None, true).unwrap_or_else(|error| panic!("{error}\n{text}")),
+        Config::parse(&text, "printed", None).unwrap_or_else(|error| panic!("{error}\n{text}")),
         config,
         "{text}"
     );
@@ -54,6 +54,9 @@ limits:
   pause: 1s
 annotations:
   allow: []
+kubernetes:
+  api: auto
+  events: true
 evidence:
   collect: full
   per_loop: 1s
@@ -191,6 +194,7 @@ fn config() -> impl Strategy<Value = Config> {
                 targets: unique(targets),
                 limits: Limits { node_kills, pause },
                 annotations: Annotations::default(),
+                kubernetes: defaults::KUBERNETES,
                 evidence,
                 export,
                 journal: defaults::journal(),

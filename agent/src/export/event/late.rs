@@ -110,6 +110,7 @@ fn info(record: &IncidentRecord) -> Arc<LoopInfo> {
         exe: who.exe.clone(),
         poller: who.poller.clone(),
         plan: "journal",
+        pod: who.pod.clone(),
     })
 }
 

@@ -29,6 +29,7 @@ fn loop_info() -> Arc<LoopInfo> {
         exe: "python3.11".into(),
         poller: "epoll_wait".into(),
         plan: "fentry",
+        pod: None,
     })
 }
 

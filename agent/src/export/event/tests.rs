@@ -26,6 +26,7 @@ fn info() -> Arc<LoopInfo> {
         exe: "python3.11".into(),
         poller: "epoll_wait".into(),
         plan: "raw",
+        pod: None,
     })
 }
 

@@ -161,12 +161,19 @@ pub(super) fn key_of(info: &LoopInfo) -> ProcessKey {
 }
 
 pub(super) fn base(info: &LoopInfo) -> Attributes {
-    vec![
+    let mut attributes = vec![
         text("loopwarden.target", &info.target),
         text("process.executable.name", &info.exe),
         (
             "process.pid",
             AttributeValue::Int(i64::from(info.id.process.pid.0)),
         ),
-    ]
+    ];
+    if let Some(pod) = &info.pod {
+        attributes.push(text("k8s.namespace.name", &pod.namespace));
+        attributes.push(text("k8s.pod.name", &pod.name));
+        let container = pod.container.as_ref();
+        attributes.extend(container.map(|name| text("k8s.container.name", name)));
+    }
+    attributes
 }

@@ -29,6 +29,7 @@ fn info(pid: u32, tid: u32) -> Arc<LoopInfo> {
         exe: "python3.11".into(),
         poller: "epoll_wait".into(),
         plan: "raw",
+        pod: None,
     })
 }
 

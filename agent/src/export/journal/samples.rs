@@ -42,6 +42,7 @@ pub(super) fn record(incident: u128, busy: Duration, line: u32) -> IncidentRecor
         run: RUN,
         state: State::Closed,
         who: Who {
+            pod: None,
             target: "web".into(),
             exe: "python3.11".into(),
             pid: Pid(42),

@@ -20,7 +20,7 @@ use crate::export::delivery::{Deliveries, Delivery, EventSink};
 use crate::pipeline::collect::{Collector, Step};
 use crate::pipeline::record::{InForce, IncidentRecord};
 use crate::pipeline::stamp::{Stamp, Tied};
-use crate::pipeline::{IncidentId, Mono, Notice};
+use crate::pipeline::{IncidentId, LoopInfo, Mono, Notice};
 
 pub use super::store::JournalState;
 
@@ -41,7 +41,7 @@ pub struct JournalSettings {
 }
 
 /// Tells what is in force for a target.
-pub type InForceOf = Arc<dyn Fn(&str) -> InForce + Send + Sync>;
+pub type InForceOf = Arc<dyn Fn(&LoopInfo) -> InForce + Send + Sync>;
 
 enum Job {
     Notice(Box<Notice>),
@@ -275,10 +275,7 @@ impl Worker {
     fn notice(&mut self, notice: &Notice) {
         let clock = now();
         let in_force = &self.in_force;
-        match self
-            .collector
-            .take(notice, clock, |target| in_force(target))
-        {
+        match self.collector.take(notice, clock, |info| in_force(info)) {
             Step::Nothing => {}
             Step::TooMany => self.store.lose(1),
             Step::Progress { incident, acted } => {

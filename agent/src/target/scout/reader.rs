@@ -5,6 +5,7 @@ use std::io;
 use super::activity::Reading;
 use crate::pipeline::Pid;
 use crate::pipeline::event::Listener;
+use crate::pipeline::place::Place;
 use crate::proc::{self, Stat};
 use crate::sockets;
 use crate::target::cgroup::CpuStat;
@@ -15,6 +16,7 @@ pub(super) trait Reader: Send + Sync {
     fn stat(&self, pid: Pid) -> io::Result<Stat>;
     fn exe_name(&self, pid: Pid) -> io::Result<String>;
     fn command_line(&self, pid: Pid) -> io::Result<String>;
+    fn place(&self, pid: Pid) -> io::Result<Place>;
     /// `begins` is told of each file before it is read.
     fn look(&self, pid: Pid, threads: bool, begins: &dyn Fn(Reading)) -> io::Result<Sighting>;
     fn cpu_stat(&self, pid: Pid) -> Option<CpuStat>;
@@ -38,6 +40,10 @@ impl Reader for Procfs {
 
     fn command_line(&self, pid: Pid) -> io::Result<String> {
         proc::command_line(pid)
+    }
+
+    fn place(&self, pid: Pid) -> io::Result<Place> {
+        proc::place(pid)
     }
 
     fn look(&self, pid: Pid, threads: bool, begins: &dyn Fn(Reading)) -> io::Result<Sighting> {

@@ -4,6 +4,8 @@ use std::sync::{Condvar, Mutex};
 
 use super::*;
 use crate::kernel::clock;
+use crate::pipeline::place::{Place, Seat};
+use crate::pipeline::pod::Found;
 use crate::proc::Stat;
 
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -63,6 +65,10 @@ impl Reader for Fake {
         Ok("old".into())
     }
 
+    fn place(&self, _: Pid) -> io::Result<Place> {
+        Ok(Place::default())
+    }
+
     fn look(&self, _: Pid, _: bool, _: &dyn Fn(Reading)) -> io::Result<Sighting> {
         Err(io::Error::other("not looked at here"))
     }
@@ -83,8 +89,21 @@ const OLD: usize = 1;
 const NEW: usize = 2;
 
 impl Matching for ByAge {
-    fn target(&self, _: Pid, _: &str, command_line: &str) -> Option<usize> {
-        Some(if command_line == "old" { OLD } else { NEW })
+    fn version(&self) -> u64 {
+        0
+    }
+
+    fn target(&self, candidate: &Candidate<'_>) -> Option<usize> {
+        let is_old = candidate.command_line == "old";
+        Some(if is_old { OLD } else { NEW })
+    }
+
+    fn number(&self, _: &str, _: Option<&Seat>) -> Option<usize> {
+        None
+    }
+
+    fn pod(&self, _: &Seat) -> Option<Found> {
+        None
     }
 
     fn is_engine(&self, _: usize, _: &str, _: &str) -> bool {
@@ -130,7 +149,7 @@ impl Stage {
     /// The next process that was matched, and as what.
     fn matched(&self) -> (Pid, usize) {
         match self.answers.recv_timeout(PATIENCE).unwrap() {
-            Answer::Matched { pid, target } => (pid, target),
+            Answer::Matched { pid, target, .. } => (pid, target),
             other => panic!("{other:?}"),
         }
     }
@@ -172,7 +191,7 @@ fn a_read_that_hangs_is_told_once_and_another_thread_reads_on() {
         stage.answers.recv_timeout(Duration::from_millis(10)).ok()
     });
     match answer.unwrap() {
-        Answer::Matched { pid, target } => assert_eq!((pid, target), (BAD, NEW)),
+        Answer::Matched { pid, target, .. } => assert_eq!((pid, target), (BAD, NEW)),
         other => panic!("{other:?}"),
     }
     assert_eq!(stage.scout.shared.hanging.load(Ordering::Relaxed), 0);

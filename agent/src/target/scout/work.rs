@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::activity::{Activity, Reading};
 use super::reader::Reader;
-use super::{Answer, Matching, Question};
+use super::{Answer, Candidate, Matching, Question};
 use crate::pipeline::Pid;
 
 type Reply = Box<dyn Fn(Answer) + Send + Sync>;
@@ -182,10 +182,10 @@ impl Work {
                 let cpu_stat = self.shared.reader.cpu_stat(pid);
                 self.answer(Answer::Seen {
                     sighting: Box::new(sighting),
-                    target,
                     engine,
                     threads,
                     cpu_stat,
+                    version: self.rules.version(),
                 });
             }
             Err(error) => self.answer(Answer::Unreadable {
@@ -201,10 +201,26 @@ impl Work {
         }
         self.begins(pid, Reading::Exe);
         let exe = self.shared.reader.exe_name(pid).unwrap_or_default();
-        let command_line = self.command_line(pid);
-        if let Some(target) = self.rules.target(pid, &exe, &command_line) {
-            self.answer(Answer::Matched { pid, target });
+        if let Some(target) = self.target_of(pid, &exe) {
+            let version = self.rules.version();
+            self.answer(Answer::Matched {
+                pid,
+                target,
+                version,
+            });
         }
+    }
+
+    fn target_of(&self, pid: Pid, exe: &str) -> Option<usize> {
+        let command_line = self.command_line(pid);
+        self.begins(pid, Reading::Container);
+        let place = self.shared.reader.place(pid).unwrap_or_default();
+        self.rules.target(&Candidate {
+            pid,
+            exe,
+            command_line: &command_line,
+            seat: place.seat.as_ref(),
+        })
     }
 
     fn rematch(&mut self, pid: Pid) {
@@ -216,9 +232,13 @@ impl Work {
         let Ok(exe) = self.shared.reader.exe_name(pid) else {
             return;
         };
-        let command_line = self.command_line(pid);
-        let target = self.rules.target(pid, &exe, &command_line);
-        self.answer(Answer::Rematched { pid, target });
+        let target = self.target_of(pid, &exe);
+        let version = self.rules.version();
+        self.answer(Answer::Rematched {
+            pid,
+            target,
+            version,
+        });
     }
 
     fn ports(&mut self, pid: Pid, port: Option<u16>) {

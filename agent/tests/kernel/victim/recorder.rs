@@ -10,7 +10,7 @@ use loopwarden::kernel;
 use loopwarden::pipeline::collect::{Collector, Step};
 use loopwarden::pipeline::{IncidentId, Notice, Pid};
 use loopwarden::rescue;
-use loopwarden::wiring::{ConfigRules, settings_of};
+use loopwarden::wiring::Rules;
 
 use super::looper::answer;
 
@@ -27,7 +27,8 @@ pub(super) fn run(pid: &str, mode: &str, grace: &str, engine: &str) -> Result<()
         pids: vec![pid],
         ..WatchOptions::default()
     });
-    let settings = settings_of(&config, false);
+    let rules = Arc::new(Rules::of_config(config));
+    let settings = rules.settings(false);
     let in_force = settings.in_force(0);
     let collector = Mutex::new(Collector::new(IncidentId(1)));
     let tell = move |notice: Notice| {
@@ -46,7 +47,6 @@ pub(super) fn run(pid: &str, mode: &str, grace: &str, engine: &str) -> Result<()
         }
     };
     let sensor = kernel::sensor(loopwarden_abi::Settings::default());
-    let rules = Arc::new(ConfigRules(config));
     let handle = rescue::start(sensor, settings, rules, Arc::default(), tell)?;
     handle.remote().watch(vec![(pid, 0)]);
     // Whatever is told, it is to end.

@@ -1,0 +1,79 @@
+//! In which pods the watched processes run: what is told of them carries the pod's name, and what the pod asks for holds.
+
+use std::sync::Arc;
+
+use super::sentinel::Sentinel;
+use crate::pipeline::family::Process;
+use crate::pipeline::place::{Place, Seat};
+use crate::pipeline::pod::PodName;
+use crate::pipeline::{LoopInfo, Mono, Notice, Pid, Tid};
+
+impl Sentinel {
+    /// The name of the pod that a process runs in, as far as it is known.
+    pub(super) fn pod_name(&self, process: &Process) -> Option<PodName> {
+        let found = self.rules.pod(process.seat.as_ref()?)?;
+        Some(found.name())
+    }
+
+    /// The number of the target of that name for a process in that container.
+    pub(super) fn number_of(&self, target: usize, seat: Option<&Seat>) -> Option<usize> {
+        let name = &self.settings.targets.get(target)?.name;
+        self.rules.number(name, seat)
+    }
+
+    /// A process was found there: from now on what holds in its pod holds for it.
+    pub(super) fn placed(&mut self, pid: Pid, place: &Place, now: Mono) {
+        if place.is_unknown && self.told_unknown.insert(pid) {
+            log::warn!(
+                "process {pid} is in cgroups of a form that is not known, or that contradict each other: its pod is not known, so that the configuration alone holds for it"
+            );
+            self.tell(Notice::Lost {
+                at: now,
+                what: "cgroup_unknown".into(),
+                count: 1,
+            });
+        }
+        let Some(process) = self.family.get_mut(pid) else {
+            return;
+        };
+        if process.seat == place.seat {
+            return;
+        }
+        process.seat.clone_from(&place.seat);
+        let (key, target) = (process.key, process.target);
+        match self.number_of(target, place.seat.as_ref()) {
+            Some(number) if number != target => self.moved(pid, target, number),
+            Some(_) => {}
+            // Nothing in that pod is to be watched.
+            None => return self.let_go(key),
+        }
+        self.name_loops(pid, now);
+    }
+
+    /// Tells of the loops of a process under the name of its pod, if that has changed.
+    pub(super) fn name_loops(&mut self, pid: Pid, now: Mono) {
+        let Some(process) = self.family.get(pid) else {
+            return;
+        };
+        let pod = self.pod_name(process);
+        let mut renamed: Vec<Arc<LoopInfo>> = Vec::new();
+        for tid in self.threads_of(pid) {
+            renamed.extend(self.rename(tid, pod.as_ref()));
+        }
+        for info in renamed {
+            self.tell(Notice::Placed { at: now, info });
+        }
+    }
+
+    fn rename(&mut self, tid: Tid, pod: Option<&PodName>) -> Option<Arc<LoopInfo>> {
+        let info = self.loops.get_mut(&tid)?.info.as_mut()?;
+        // A pod that is not told of any more is being removed: its loops keep their name until they end.
+        let pod = pod.filter(|pod| info.pod.as_ref() != Some(*pod))?;
+        let renamed = Arc::new(LoopInfo {
+            pod: Some(pod.clone()),
+            ..LoopInfo::clone(info)
+        });
+        *info = renamed.clone();
+        Some(renamed)
+    }
+}
