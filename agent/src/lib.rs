@@ -10,6 +10,7 @@ pub mod demo;
 pub mod evidence;
 pub mod export;
 pub mod kernel;
+pub mod kube;
 pub mod pipeline;
 pub mod proc;
 pub mod rescue;

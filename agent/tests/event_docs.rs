@@ -143,6 +143,7 @@ fn expected(notice: &Notice) -> Option<&'static str> {
         Notice::Risk { .. } => Some("loopwarden.liveness_risk"),
         Notice::Lost { .. } => Some("loopwarden.lost"),
         Notice::Loop { .. }
+        | Notice::Placed { .. }
         | Notice::StallUpdated { .. }
         | Notice::Episode { .. }
         | Notice::EngineWait { .. }

@@ -6,5 +6,6 @@ pub mod doctor;
 pub mod incidents;
 mod output;
 pub mod replay;
+mod rulebook;
 pub mod run;
 pub mod watch;

@@ -14,19 +14,21 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use super::common::{announce, announce_end, catch_signals};
 use super::output::{Output, Sinks};
+use super::rulebook::{Rulebook, kube_settings};
 use crate::config::{Config, ConfigWatcher, OtlpProtocol, Reload, Source};
-use crate::export::journal::{
-    InForceOf, Journal, JournalInbox, JournalSender, JournalState, Setup,
-};
+use crate::export::journal::{Journal, JournalInbox, JournalSender, JournalState, Setup};
 use crate::export::{
     AgentSource, AgentStats, Exporter, FileOtlp, FileSettings, HookVerdict, JournalStats,
-    LoopSource, MapFill, Settings,
+    KubernetesStats, LoopSource, MapFill, Settings, pod_event,
 };
 use crate::kernel::{self, Totals};
+use crate::kube::{self, Kube};
 use crate::pipeline::{LoopId, LoopInfo, LoopTotals, Mode, Notice};
-use crate::rescue::{self, Remote, Stats};
-use crate::wiring::{Rules, journal_of};
+use crate::rescue::{self, Stats};
+use crate::wiring::journal_of;
 
+/// How long the Kubernetes API gets to tell of the pods before anything is watched, so that series begin under their names.
+const FIRST_PODS: Duration = Duration::from_secs(2);
 /// How long the exporters get to push what is left.
 const LAST_PUSH: Duration = Duration::from_secs(5);
 
@@ -125,20 +127,22 @@ impl Agent {
                 reason: verdict.reason().to_owned(),
             });
         let kept = Arc::new(JournalState::default());
-        let own = Arc::new(Own {
-            journal: kept.clone(),
-            hooks: hooks.collect(),
-            memory: locked.err(),
-            stats: stats.clone(),
-        });
-
+        let hooks = hooks.collect();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("export")
             .enable_all()
             .build()
             .context("cannot start the async runtime of the exporters")?;
-        let rules = Arc::new(Rules::of_config(config.clone()));
+        let rulebook = Rulebook::new(config.clone());
+        let kube = start_kube(&config, &rulebook, runtime.handle());
+        let own = Arc::new(Own {
+            journal: kept.clone(),
+            hooks,
+            memory: locked.err(),
+            stats: stats.clone(),
+            kube: kube.as_ref().map(Kube::health),
+        });
         let (keeper, inbox) = JournalSender::channel();
         let told = Some(keeper.deliveries());
         let exporter =
@@ -155,7 +159,7 @@ impl Agent {
         let setup = Setup {
             settings: journal_of(&config),
             state: kept,
-            in_force: in_force_of(&rules),
+            in_force: rulebook.in_force(),
             tell: Box::new(move |notice: Notice| {
                 lost.1.notice(notice.clone());
                 lost.0.tell(notice);
@@ -164,16 +168,30 @@ impl Agent {
         };
         let journal = start_journal(setup, keeper.clone(), inbox);
         let reloader = keeper.clone();
+        let events = kube.as_ref().map(Kube::events);
         let tell = move |notice: Notice| {
             keeper.notice(&notice);
+            if let Some(events) = &events
+                && let Some(event) = pod_event(&notice)
+            {
+                events.send(event);
+            }
             notices.notice(notice.clone());
             teller.tell(notice);
         };
+        if let Some(kube) = &kube
+            && !kube.wait_for_first(FIRST_PODS)
+        {
+            log::warn!(
+                "the Kubernetes API has not told of this node's pods within {FIRST_PODS:?}: begun without"
+            );
+        }
+        let rules = rulebook.rules();
         let handle = rescue::start(sensor, rules.settings(true), rules, stats, tell)?;
-        let remote = handle.remote();
-        let export = config.export.clone();
+        rulebook.attach(handle.remote(), reloader);
+        let before = config.clone();
         let watcher = ConfigWatcher::start(source, config, move |reload| {
-            reloaded(reload, &remote, &export, &reloader);
+            reloaded(reload, &before, &rulebook);
         })
         .context("cannot watch the configuration file")?;
         Ok(Self {
@@ -235,28 +253,35 @@ fn start_journal(setup: Setup, sender: JournalSender, inbox: JournalInbox) -> Op
     started.ok()
 }
 
-fn in_force_of(rules: &Arc<Rules>) -> InForceOf {
-    let rules = rules.clone();
-    Arc::new(move |info| rules.in_force(info))
+/// Starts following the node's pods, where that is wanted and possible.
+fn start_kube(
+    config: &Config,
+    rulebook: &Arc<Rulebook>,
+    runtime: &tokio::runtime::Handle,
+) -> Option<Kube> {
+    let settings = kube_settings(&config.kubernetes)?;
+    log::info!("Kubernetes: following the pods of node {}", settings.node);
+    let told = rulebook.clone();
+    let kube = Kube::start(runtime, settings, move |pods| told.pods(pods));
+    rulebook.tell_pods_through(kube.events());
+    Some(kube)
 }
 
-fn reloaded(
-    reload: Reload,
-    remote: &Remote,
-    export: &crate::config::Export,
-    journal: &JournalSender,
-) {
+fn reloaded(reload: Reload, before: &Config, rulebook: &Rulebook) {
     match reload {
         Reload::Changed { config, changes } => {
             for change in changes {
                 log::warn!("configuration changed: {change}");
             }
-            if config.export != *export {
-                log::warn!("a change of `export` takes effect when the agent is started again");
+            for (what, is_another) in [
+                ("export", config.export != before.export),
+                ("kubernetes", config.kubernetes != before.kubernetes),
+            ] {
+                if is_another {
+                    log::warn!("a change of `{what}` takes effect when the agent is started again");
+                }
             }
-            let rules = Arc::new(Rules::of_config((*config).clone()));
-            journal.reload(journal_of(&config), in_force_of(&rules));
-            remote.reload(rules.settings(true), rules);
+            rulebook.configured(*config);
         }
         Reload::Unchanged => log::warn!("configuration read again: nothing changed"),
         Reload::Rejected(error) => log::error!("the old configuration stays in force: {error}"),
@@ -293,7 +318,7 @@ impl Watched {
     fn observe(&self, notice: &Notice) {
         let mut loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
         match notice {
-            Notice::Loop { info, .. } => {
+            Notice::Loop { info, .. } | Notice::Placed { info, .. } => {
                 loops.insert(info.id, info.clone());
             }
             Notice::LoopEnded { info, .. } => {
@@ -320,6 +345,7 @@ struct Own {
     hooks: Vec<HookVerdict>,
     memory: Option<String>,
     stats: Arc<Stats>,
+    kube: Option<Arc<kube::Health>>,
 }
 
 fn part(name: &str, otherwise: &str, wrong: Option<String>) -> HookVerdict {
@@ -330,6 +356,23 @@ fn part(name: &str, otherwise: &str, wrong: Option<String>) -> HookVerdict {
     }
 }
 
+/// A verdict for each use of the API: what is not allowed is as good as not supported.
+fn api_uses(report: &kube::Report) -> Vec<HookVerdict> {
+    let verdict = |name: &&'static str| {
+        let trouble = report.trouble.get(*name);
+        let otherwise = match trouble {
+            Some(trouble) if trouble.forbidden => "unsupported",
+            _ => "broken",
+        };
+        part(
+            name,
+            otherwise,
+            trouble.map(|trouble| trouble.error.clone()),
+        )
+    };
+    report.uses.iter().map(verdict).collect()
+}
+
 impl AgentSource for Own {
     fn agent(&self) -> AgentStats {
         let (scan_lateness, scan_lateness_sum) = self.stats.lateness();
@@ -338,6 +381,8 @@ impl AgentSource for Own {
         hooks.push(part("rescue.realtime", self.stats.no_priority()));
         hooks.push(part("rescue.locked_memory", self.memory.clone()));
         hooks.push(self::part("journal", "broken", self.journal.broken()));
+        let kube = self.kube.as_ref().map(|health| health.report());
+        hooks.extend(kube.iter().flat_map(api_uses));
         let (processes, threads) = self.stats.fill();
         let maps = vec![
             MapFill {
@@ -357,6 +402,14 @@ impl AgentSource for Own {
                 counted: self.journal.counted(),
                 lost: self.journal.lost(),
                 bytes: self.journal.bytes(),
+            }),
+            kubernetes: kube.map(|report| KubernetesStats {
+                age: report.age,
+                pods: report.pods,
+                relists: report.relists,
+                failures: report.errors,
+                events: report.events,
+                events_lost: report.events_lost,
             }),
             hooks,
             kernel_counters: self.stats.lost(),

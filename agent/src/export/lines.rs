@@ -349,7 +349,7 @@ fn action_line(info: &LoopInfo, action: &ActionNotice, clock: WallClock) -> Map<
 }
 
 /// A sentence that stays one line and moves no cursor: an executable may be named with anything, escape codes included.
-fn printable(line: &str) -> String {
+pub(super) fn printable(line: &str) -> String {
     let plain = |c: char| if c.is_control() { '\u{fffd}' } else { c };
     line.chars().map(plain).collect()
 }
@@ -361,7 +361,7 @@ fn name(info: &LoopInfo) -> String {
     }
 }
 
-fn process(info: &LoopInfo) -> String {
+pub(super) fn process(info: &LoopInfo) -> String {
     let thread = if info.id.tid.0 == info.id.process.pid.0 {
         String::new()
     } else {
@@ -379,7 +379,7 @@ fn busy(view: &StallView) -> String {
     format!("{bound}{:.1} ms", millis::of(view.busy))
 }
 
-fn action_text(info: &LoopInfo, action: &ActionNotice) -> String {
+pub(super) fn action_text(info: &LoopInfo, action: &ActionNotice) -> String {
     let (signal, child) = (
         action.signal.name(),
         format!("{}[{}]", action.child_exe, action.child),

@@ -144,6 +144,16 @@ metrics! {
         "Data points and log records given up, by exporter";
     AgentJournalIncidents: "loopwarden.agent.journal.incidents", "{incident}", Kind::Counter, Agent, ["outcome"],
         "Incidents that were over: written in full, only counted, or lost to the journal";
+    AgentPodsAge: "loopwarden.agent.kubernetes.age", "s", Kind::Gauge, Agent, [],
+        "Since when the Kubernetes API has not shown that what is known of the pods is current";
+    AgentPods: "loopwarden.agent.kubernetes.pods", "{pod}", Kind::Gauge, Agent, [],
+        "Pods of this node that are known";
+    AgentKubernetesFailures: "loopwarden.agent.kubernetes.failures", "{failure}", Kind::Counter, Agent, [],
+        "Requests and watches of the Kubernetes API that failed";
+    AgentKubernetesRelists: "loopwarden.agent.kubernetes.relists", "{list}", Kind::Counter, Agent, [],
+        "Lists of pods begun anew because a watch could not go on";
+    AgentKubernetesEvents: "loopwarden.agent.kubernetes.events", "{event}", Kind::Counter, Agent, ["outcome"],
+        "Kubernetes Events, written or lost";
     AgentJournalBytes: "loopwarden.agent.journal.size", "By", Kind::Gauge, Agent, [],
         "Size of the journal's files";
     AgentSeries: "loopwarden.agent.series", "{series}", Kind::Gauge, Agent, [],

@@ -21,6 +21,7 @@ pub mod names;
 pub mod otlp;
 pub mod pace;
 mod page;
+mod pod_event;
 pub mod queue;
 pub mod registry;
 mod sender;
@@ -36,6 +37,9 @@ pub mod transport;
 mod credential_tests;
 
 pub use exporter::{Exporter, NoticeSender, StartError};
+pub use pod_event::pod_event;
 pub use settings::{DEFAULT_LISTEN, FileOtlp, FileSettings, Settings, SettingsError};
-pub use source::{AgentSource, AgentStats, HookVerdict, JournalStats, LoopSource, MapFill};
+pub use source::{
+    AgentSource, AgentStats, HookVerdict, JournalStats, KubernetesStats, LoopSource, MapFill,
+};
 pub use tls::TlsError;

@@ -56,6 +56,23 @@ pub struct JournalStats {
     pub bytes: u64,
 }
 
+/// How the connection to the Kubernetes API fares.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KubernetesStats {
+    /// What is known of the pods is so old; nothing before the first answer.
+    pub age: Option<Duration>,
+    /// Pods of this node that are known.
+    pub pods: u64,
+    /// Lists begun anew because a watch could not go on.
+    pub relists: u64,
+    /// Requests and watches that failed.
+    pub failures: u64,
+    /// Events written.
+    pub events: u64,
+    /// Events not written.
+    pub events_lost: u64,
+}
+
 /// The agent's own state. CPU time and memory are not part of it: the exporter reads them itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AgentStats {
@@ -69,6 +86,8 @@ pub struct AgentStats {
     pub scan_lateness: Histogram,
     /// The journal, if one is kept.
     pub journal: Option<JournalStats>,
+    /// The Kubernetes API, if it is used.
+    pub kubernetes: Option<KubernetesStats>,
     /// Sum of those latenesses.
     pub scan_lateness_sum: Duration,
 }

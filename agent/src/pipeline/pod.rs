@@ -69,6 +69,21 @@ impl fmt::Display for PodName {
     }
 }
 
+/// Something to be told where a pod's events are looked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodEvent {
+    /// Which pod.
+    pub pod: PodName,
+    /// Something is wrong, or may be.
+    pub is_warning: bool,
+    /// What happened, in one word.
+    pub reason: &'static str,
+    /// What was done or looked at, in one word.
+    pub action: &'static str,
+    /// A sentence.
+    pub note: String,
+}
+
 /// A pod, and which of its containers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Found {

@@ -30,6 +30,17 @@ impl Tied {
             self.wall.0.saturating_sub(micros(self.mono.since(mono)))
         })
     }
+
+    /// When it was, or will be, that the wall clock showed this.
+    #[must_use]
+    pub fn mono(self, stamp: Stamp) -> Mono {
+        let nanos = |micros: u64| micros.saturating_mul(1000);
+        Mono(if stamp >= self.wall {
+            self.mono.0.saturating_add(nanos(stamp.0 - self.wall.0))
+        } else {
+            self.mono.0.saturating_sub(nanos(self.wall.0 - stamp.0))
+        })
+    }
 }
 
 impl Stamp {

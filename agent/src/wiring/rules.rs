@@ -204,6 +204,10 @@ impl Matching for Rules {
         let (exe, command_line) = (candidate.exe.as_bytes(), candidate.command_line.as_bytes());
         let matches = |target: &Target| {
             let pods = target.matcher.kubernetes.as_ref();
+            // A container's first process is the runtime's own, without a name of its own, until it runs the container's program.
+            if pods.is_some() && candidate.exe.is_empty() {
+                return false;
+            }
             target.matcher.matches(candidate.pid, exe, command_line)
                 && pods.is_none_or(|pods| is_of(pods, found.as_ref()))
         };

@@ -11,8 +11,8 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use loopwarden::export::{
-    AgentSource, AgentStats, Exporter, FileSettings, HookVerdict, JournalStats, LoopSource,
-    MapFill, Settings,
+    AgentSource, AgentStats, Exporter, FileSettings, HookVerdict, JournalStats, KubernetesStats,
+    LoopSource, MapFill, Settings,
 };
 use loopwarden::pipeline::liveness::{Level, Outlook, RiskView};
 use loopwarden::pipeline::{
@@ -53,6 +53,12 @@ impl AgentSource for Source {
                 bounds: vec![1 << 20, u64::MAX],
                 counts: vec![3, 0],
             },
+            kubernetes: Some(KubernetesStats {
+                age: Some(Duration::from_secs(7)),
+                pods: 3,
+                events: 2,
+                ..KubernetesStats::default()
+            }),
             journal: Some(JournalStats {
                 written: 3,
                 counted: 1,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use loopwarden::export::journal::{Journal, JournalSender, JournalSettings, JournalState, Setup};
 use loopwarden::export::{Exporter, NoticeSender};
-use loopwarden::pipeline::IncidentId;
+use loopwarden::pipeline::{IncidentId, LoopInfo};
 use loopwarden::pipeline::record::InForce;
 
 use super::export_support::{Source, settings};

@@ -3,7 +3,7 @@
 use super::{Instruments, fold};
 use crate::export::metric::Metric;
 use crate::export::registry::{Now, Registry, text, word};
-use crate::export::source::AgentStats;
+use crate::export::source::{AgentStats, KubernetesStats};
 
 /// Words a verdict can have; one series each, so that an alert needs no join.
 const VERDICTS: [&str; 3] = ["ok", "unsupported", "broken"];
@@ -78,6 +78,10 @@ impl Instruments {
             let bytes = fold::number(journal.bytes);
             registry.set(agent, Metric::AgentJournalBytes, vec![], bytes, now);
         }
+        if let Some(kubernetes) = &stats.kubernetes {
+            self.kubernetes(kubernetes, now);
+        }
+        let registry = &mut self.registry;
         let scans = fold::scans(&stats.scan_lateness);
         registry.fill(
             agent,
@@ -115,6 +119,29 @@ impl Instruments {
             fold::number(refused),
             now,
         );
+    }
+
+    fn kubernetes(&mut self, stats: &KubernetesStats, now: Now) {
+        let (agent, registry) = (Registry::AGENT, &mut self.registry);
+        if let Some(age) = stats.age {
+            registry.set(agent, Metric::AgentPodsAge, vec![], age.as_secs_f64(), now);
+        }
+        let pods = fold::number(stats.pods);
+        registry.set(agent, Metric::AgentPods, vec![], pods, now);
+        for (metric, outcome, count) in [
+            (Metric::AgentKubernetesFailures, None, stats.failures),
+            (Metric::AgentKubernetesRelists, None, stats.relists),
+            (Metric::AgentKubernetesEvents, Some("written"), stats.events),
+            (
+                Metric::AgentKubernetesEvents,
+                Some("lost"),
+                stats.events_lost,
+            ),
+        ] {
+            let own = outcome.map(|outcome| word("outcome", outcome));
+            let own = own.into_iter().collect();
+            registry.raise(agent, metric, own, fold::number(count), now);
+        }
     }
 
     /// Takes the counters of the exporters themselves: by exporter, failures and items dropped.
