@@ -11,6 +11,8 @@ mod bpf;
 mod cmd;
 mod demo;
 mod ebpf;
+mod golang;
+mod kube;
 mod layout;
 mod litellm;
 mod measure;
@@ -37,6 +39,8 @@ enum Task {
     Vm(vm::Args),
     /// Run the real LiteLLM proxy through its incident, unguarded and guarded, and print one table
     Litellm(litellm::Args),
+    /// Run the Kubernetes tests on a real node of their own, or on the cluster that KUBECONFIG names
+    Kube(kube::Args),
     /// Run everything that has to be green, the quick parts first
     Test(test::Args),
     /// Measure the agent on real processes against the limits it promises
@@ -73,6 +77,7 @@ fn run() -> Result<ExitCode> {
         Task::Ebpf(args) => ebpf::run(&args)?,
         Task::Vm(args) => vm::run(&args)?,
         Task::Litellm(args) => litellm::run(&args)?,
+        Task::Kube(args) => kube::run(&args)?,
         Task::Demo(args) => demo::run(&args)?,
         Task::Prometheus(args) => prometheus::run(&args)?,
         Task::Pythons(args) => pythons::run(&args)?,

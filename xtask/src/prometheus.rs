@@ -9,6 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::golang::Go;
 use crate::{cmd, setup};
 
 /// Prometheus 3.5.3: its Go module counts 3.x as 0.300 + x. Go checks the sum against its public log.
@@ -32,11 +33,8 @@ fn fetch() -> Result<PathBuf> {
         return Ok(binary);
     }
     eprintln!("building Prometheus {VERSION} from its Go module (some minutes, once)");
-    ensure!(
-        cmd::on_path("go"),
-        "Prometheus is built with Go 1.23 or later, and there is no `go` on PATH"
-    );
-    let module = download()?;
+    let go = Go::find()?;
+    let module = download(&go)?;
     // A copy, because Go builds nothing changed below its module cache: without the service discoveries of every cloud
     // the build takes a third of the time.
     let source = folder.join("source");
@@ -53,7 +51,7 @@ fn fetch() -> Result<PathBuf> {
     let discoveries = source.join("plugins/plugins.go");
     std::fs::remove_file(&discoveries)
         .with_context(|| format!("cannot remove {}", discoveries.display()))?;
-    build(&source, &folder.join("prometheus.new"))?;
+    build(&go, &source, &folder.join("prometheus.new"))?;
     // Moved into place, so that an interrupted run leaves nothing that looks finished.
     std::fs::rename(folder.join("prometheus.new"), &binary)
         .with_context(|| format!("cannot move {} into place", binary.display()))?;
@@ -71,9 +69,9 @@ fn folder() -> Result<PathBuf> {
 }
 
 /// The folder of the module in Go's cache.
-fn download() -> Result<PathBuf> {
+fn download(go: &Go) -> Result<PathBuf> {
     let answer = cmd::output(
-        Command::new("go")
+        go.command()
             .args(["mod", "download", "-json", MODULE])
             .current_dir("/"),
     )?;
@@ -85,10 +83,10 @@ fn download() -> Result<PathBuf> {
     Ok(PathBuf::from(folder))
 }
 
-fn build(source: &Path, binary: &Path) -> Result<()> {
+fn build(go: &Go, source: &Path, binary: &Path) -> Result<()> {
     let version = format!("-s -w -X github.com/prometheus/common/version.Version={VERSION}");
     cmd::output(
-        Command::new("go")
+        go.command()
             .args(["build", "-trimpath", "-ldflags", &version, "-o"])
             .arg(binary)
             .arg("./cmd/prometheus")

@@ -10,13 +10,13 @@
 mod clock;
 mod cluster;
 mod cost;
-mod criteria;
+pub(crate) mod criteria;
 mod engine;
-mod guard;
-mod http;
+pub(crate) mod guard;
+pub(crate) mod http;
 mod iam;
 pub(crate) mod kubelet;
-mod lab;
+pub(crate) mod lab;
 mod probe;
 pub(crate) mod process;
 mod proxy;
@@ -150,7 +150,8 @@ fn write_json(file: &Path, rows: &[Row]) -> Result<()> {
     std::fs::write(file, json).with_context(|| format!("cannot write {}", file.display()))
 }
 
-fn verdict(checks: &[Check]) -> Result<()> {
+/// Prints each criterion and how many were met; a missed one is an error.
+pub(crate) fn verdict(checks: &[Check]) -> Result<()> {
     for check in checks {
         println!(
             "{} {}",

@@ -20,6 +20,8 @@ pub(crate) struct Process {
     /// How it is asked to end, and how long it then has.
     ask: Signal,
     patience: Duration,
+    /// Not ended when dropped.
+    left: bool,
 }
 
 impl Process {
@@ -27,7 +29,6 @@ impl Process {
     ///
     /// To be called from the main thread: the kernel binds the death signal to the thread that forks.
     pub(crate) fn start(name: &str, command: &mut Command) -> Result<Self> {
-        command.process_group(0).stdin(Stdio::null());
         // SAFETY: between fork and exec only one system call is made, and nothing is allocated.
         unsafe {
             command.pre_exec(|| {
@@ -35,7 +36,14 @@ impl Process {
                 Ok(())
             });
         }
+        Self::start_lasting(name, command)
+    }
+
+    /// Starts a command that may outlive this process: see `leave`.
+    pub(crate) fn start_lasting(name: &str, command: &mut Command) -> Result<Self> {
         let child = command
+            .process_group(0)
+            .stdin(Stdio::null())
             .spawn()
             .with_context(|| format!("cannot start {name}: `{}`", cmd::shown(command)))?;
         Ok(Self {
@@ -43,7 +51,17 @@ impl Process {
             child,
             ask: Signal::TERM,
             patience: Duration::from_secs(10),
+            left: false,
         })
+    }
+
+    /// Lets it run on.
+    pub(crate) fn leave(mut self) {
+        self.left = true;
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Changes how `end` asks.
@@ -94,7 +112,9 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.end();
+        if !self.left {
+            self.end();
+        }
     }
 }
 
@@ -120,6 +140,10 @@ impl Descendant {
     /// Sends a signal; a process that is gone needs none.
     pub(crate) fn signal(&self, signal: Signal) {
         signal_held(&self.pidfd, signal);
+    }
+
+    pub(crate) fn into_held(self) -> OwnedFd {
+        self.pidfd
     }
 
     pub(crate) fn is_child_of(&self, parent: u32) -> bool {
@@ -174,7 +198,7 @@ fn known(pid: u32) -> Option<Pid> {
     Pid::from_raw(i32::try_from(pid).ok()?)
 }
 
-fn parent_of(pid: u32) -> Option<u32> {
+pub(crate) fn parent_of(pid: u32) -> Option<u32> {
     parent_in(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 

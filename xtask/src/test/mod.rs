@@ -83,14 +83,19 @@ fn heavy_parts(full: bool) -> Result<Vec<Part>> {
     // Always in its short form: the limits themselves hold on a machine of one's own only.
     let mut measure = xtask(&["measure", "--check"])?;
     let mut accuracy = xtask(&["accuracy"])?;
+    let mut kube = xtask(&["kube"])?;
     if full {
         litellm.arg("--full");
+        kube.arg("--full");
     }
     // The VM's part has built the agent in the release profile: the other parts need not build it again.
     let agent = layout::target()
         .join(layout::HOST)
         .join("release/loopwarden");
     litellm.arg("--guard").arg(&agent);
+    kube.arg("--guard").arg(&agent);
+    // A node of its own, not whatever cluster the caller works with.
+    kube.env_remove("KUBECONFIG");
     measure.env("LOOPWARDEN_BIN", &agent);
     accuracy.env("LOOPWARDEN_BIN", &agent);
     let mut export = cargo(&["test", "--package", "loopwarden", "--test", PROMETHEUS_TEST]);
@@ -104,6 +109,9 @@ fn heavy_parts(full: bool) -> Result<Vec<Part>> {
         Part::new("measurements", vec![measure]).needs_bpf(),
         Part::new("truth test", vec![accuracy]).needs_bpf(),
         Part::new("real LiteLLM proxy", vec![litellm]).needs_bpf(),
+        Part::new("kubernetes", vec![kube]).needs_bpf().only_in_ci(
+            "it changes the machine's network and cgroups while it runs; `cargo xtask kube` runs it",
+        ),
     ];
     if full {
         // The short form of the same is among the integration tests.

@@ -16,6 +16,8 @@ pub(crate) struct Part {
     name: &'static str,
     commands: Vec<Command>,
     needs_bpf: bool,
+    /// Why it is left out where nobody has asked for it by name.
+    only_in_ci: Option<&'static str>,
 }
 
 /// How a part ended.
@@ -63,7 +65,14 @@ impl Part {
             name,
             commands,
             needs_bpf: false,
+            only_in_ci: None,
         }
+    }
+
+    /// The part is left out for this reason, except in CI.
+    pub(crate) fn only_in_ci(mut self, reason: &'static str) -> Self {
+        self.only_in_ci = Some(reason);
+        self
     }
 
     /// The part is left out where BPF is refused, and fails there in CI.
@@ -78,8 +87,9 @@ impl Part {
         let start = cmd::now();
         let mut tests = Tally::default();
         let mut failures = Vec::new();
-        let state = match self.may_run() {
-            Ok(true) => {
+        let state = match (self.left_out(), self.may_run()) {
+            (Some(reason), _) => State::LeftOut(reason),
+            (None, Ok(true)) => {
                 let results: Vec<bool> = self
                     .commands
                     .into_iter()
@@ -91,8 +101,8 @@ impl Part {
                     State::Failed
                 }
             }
-            Ok(false) => State::LeftOut("this kernel or these privileges refuse BPF"),
-            Err(error) => {
+            (None, Ok(false)) => State::LeftOut("this kernel or these privileges refuse BPF"),
+            (None, Err(error)) => {
                 failures.push(format!("{error:#}"));
                 eprintln!("{error:#}");
                 State::Failed
@@ -130,6 +140,10 @@ impl Part {
             time: Duration::ZERO,
             failures: Vec::new(),
         }
+    }
+
+    fn left_out(&self) -> Option<&'static str> {
+        self.only_in_ci.filter(|_| !bpf::in_ci())
     }
 
     fn may_run(&self) -> Result<bool> {
