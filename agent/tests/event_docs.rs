@@ -11,6 +11,7 @@ use loopwarden::export::registry::Now;
 use loopwarden::pipeline::collect::{Collector, Step};
 use loopwarden::pipeline::evidence::{ChildDetail, Details, SocketDetail, Stack, StackKind};
 use loopwarden::pipeline::liveness::{Level, Outlook, RiskView};
+use loopwarden::pipeline::pod::PodName;
 use loopwarden::pipeline::record::InForce;
 use loopwarden::pipeline::stamp::{Stamp, Tied};
 use loopwarden::pipeline::{
@@ -290,7 +291,12 @@ fn info() -> Arc<LoopInfo> {
         exe: "python3.11".into(),
         poller: "epoll_wait".into(),
         plan: "fentry",
-        pod: None,
+        pod: Some(PodName {
+            uid: "5f0c".into(),
+            namespace: "shop".into(),
+            name: "a".into(),
+            container: Some("proxy".into()),
+        }),
     })
 }
 

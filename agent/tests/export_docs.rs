@@ -41,7 +41,8 @@ fn page() -> String {
     let _ = write!(
         out,
         "## About watched processes\n\n\
-         Every series carries {} (in Prometheus `{}`); loops of one process are added up. The series of a process exist, at 0 \
+         Every series carries {} (in Prometheus `{}`), and where the [pod](kubernetes.md) is known `k8s.namespace.name`, `k8s.pod.name` and \
+         `k8s.container.name` (`k8s_namespace_name`, …); loops of one process are added up. The series of a process exist, at 0 \
          and for every value of their attributes, from the moment its first loop is recognised. Those of \
          `loopwarden.liveness` exist where a probe is configured, from its first risk on. When its last loop is gone, \
          gauges end at once; counters and histograms are pushed once more and then end, and stay on the page for {keeps} \

@@ -173,7 +173,7 @@ pub(super) fn kube_settings(kubernetes: &Kubernetes) -> Option<kube::Settings> {
     })
 }
 
-/// The name that the DaemonSet passes on, else that of the host, which is what a kubelet calls its node by default.
+/// The name that the `DaemonSet` passes on, else that of the host, which is what a kubelet calls its node by default.
 fn node_name() -> String {
     std::env::var("NODE_NAME").unwrap_or_else(|_| {
         let name = rustix::system::uname();

@@ -274,4 +274,6 @@ impl Instruments {
 }
 
 #[cfg(test)]
+mod placed_tests;
+#[cfg(test)]
 mod tests;

@@ -24,7 +24,8 @@ pub(super) fn pod(pod: &api::Pod, clock: Tied) -> Option<Pod> {
     let uid = meta.uid.clone()?;
     let annotations = meta.annotations.as_ref();
     let annotation = |key: &str| annotations.and_then(|all| all.get(key));
-    let hash = annotation(MIRROR).and(annotation(HASH)).cloned();
+    let is_hash = |hash: &&String| hash.len() == 32 && hash.bytes().all(|b| b.is_ascii_hexdigit());
+    let hash = annotation(MIRROR).and(annotation(HASH)).filter(is_hash);
     let spec = pod.spec.as_ref()?;
     let grace = spec.termination_grace_period_seconds.and_then(seconds);
     let grace = grace.unwrap_or(ProbeSpec::TERMINATION_GRACE);
@@ -42,7 +43,7 @@ pub(super) fn pod(pod: &api::Pod, clock: Tied) -> Option<Pod> {
         }
     });
     Some(Pod {
-        cgroup_uid: hash.unwrap_or_else(|| uid.clone()).to_ascii_lowercase(),
+        cgroup_uid: hash.unwrap_or(&uid).to_ascii_lowercase(),
         uid,
         namespace: meta.namespace.clone()?,
         name: meta.name.clone()?,
@@ -170,4 +171,154 @@ fn seconds(seconds: i64) -> Option<Duration> {
 fn mono(time: &Time, clock: Tied) -> Mono {
     let micros = u64::try_from(time.0.as_microsecond()).unwrap_or(0);
     clock.mono(Stamp(micros))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const CLOCK: Tied = Tied {
+        mono: Mono(1_000_000_000_000),
+        wall: Stamp(1_700_000_000_000_000),
+    };
+
+    fn read(json: Value) -> Option<Pod> {
+        pod(&serde_json::from_value(json).unwrap(), CLOCK)
+    }
+
+    fn example() -> Value {
+        json!({
+            "metadata": { "uid": "5F0C", "namespace": "shop", "name": "a", "labels": { "app": "x" },
+                "annotations": { "loopwarden.dev/mode": "observe", "other/x": "y" } },
+            "spec": {
+                "terminationGracePeriodSeconds": 60,
+                "initContainers": [
+                    { "name": "setup", "livenessProbe": { "exec": { "command": ["true"] } } },
+                    { "name": "mesh", "restartPolicy": "Always", "readinessProbe": { "tcpSocket": { "port": 15021 } } }
+                ],
+                "containers": [ {
+                    "name": "proxy",
+                    "ports": [ { "name": "web", "containerPort": 4000 } ],
+                    "livenessProbe": { "httpGet": { "path": "/", "port": "web" }, "periodSeconds": 15, "timeoutSeconds": 10,
+                        "failureThreshold": 6, "terminationGracePeriodSeconds": 5 },
+                    "startupProbe": { "grpc": { "port": 4001 }, "initialDelaySeconds": 3 },
+                    "lifecycle": { "preStop": { "exec": { "command": ["sleep", "5"] } } }
+                } ]
+            },
+            "status": {
+                "containerStatuses": [ {
+                    "name": "proxy", "containerID": "containerd://ABC", "image": "", "imageID": "", "ready": true, "restartCount": 2,
+                    "started": true, "state": { "running": { "startedAt": "2023-11-14T22:13:10Z" } }
+                } ],
+                "initContainerStatuses": [ {
+                    "name": "mesh", "containerID": "containerd://def", "image": "", "imageID": "", "ready": true, "restartCount": 0
+                } ]
+            }
+        })
+    }
+
+    #[test]
+    fn a_pod_is_read_with_its_probes() {
+        let pod = read(example()).unwrap();
+        assert_eq!(
+            (pod.uid.as_str(), pod.cgroup_uid.as_str()),
+            ("5F0C", "5f0c")
+        );
+        assert_eq!((pod.namespace.as_str(), pod.name.as_str()), ("shop", "a"));
+        let asked = BTreeMap::from([("mode".to_owned(), "observe".to_owned())]);
+        assert_eq!(pod.annotations, asked);
+        let [proxy, setup, mesh] = &pod.containers[..] else {
+            panic!("{:?}", pod.containers)
+        };
+        assert_eq!(
+            (proxy.name.as_str(), proxy.id.as_deref()),
+            ("proxy", Some("abc"))
+        );
+        let probes = &proxy.life.probes;
+        let expected = Probe {
+            period: Duration::from_secs(15),
+            timeout: Duration::from_secs(10),
+            failure_threshold: 6,
+            termination_grace: Some(Duration::from_secs(5)),
+            ..Probe::new(Handler::HttpGet { port: 4000 })
+        };
+        assert_eq!(probes.liveness, Some(expected));
+        assert_eq!(
+            probes.startup.unwrap().initial_delay,
+            Duration::from_secs(3)
+        );
+        assert_eq!(
+            (probes.termination_grace, probes.pre_stop),
+            (Duration::from_mins(1), true)
+        );
+        let state = &proxy.life.state;
+        assert_eq!(state.started, Some(true));
+        // Ten seconds before the moment at which the clocks were tied.
+        assert_eq!(state.running_since, Some(Mono(990_000_000_000)));
+        // The kubelet does not probe what has to end.
+        assert_eq!(setup.life.probes.liveness, None);
+        assert_eq!(
+            mesh.life.probes.readiness,
+            Some(Probe::new(Handler::TcpSocket { port: 15021 }))
+        );
+    }
+
+    #[test]
+    fn a_static_pod_is_found_by_its_hash_and_nobody_else_by_his_word() {
+        let hash = "0a1b2c3d4e5f60718293a4b5c6d7e8f9";
+        let mut pod = example();
+        pod["metadata"]["annotations"] = json!({ "kubernetes.io/config.hash": hash });
+        assert_eq!(read(pod.clone()).unwrap().cgroup_uid, "5f0c");
+        pod["metadata"]["annotations"]["kubernetes.io/config.mirror"] = json!(hash);
+        assert_eq!(read(pod.clone()).unwrap().cgroup_uid, hash);
+        // Another pod's uid is no hash.
+        pod["metadata"]["annotations"]["kubernetes.io/config.hash"] =
+            json!("5f0c5a2e-8a4e-4a57-9c8e-2f3a4b5c6d7e");
+        assert_eq!(read(pod).unwrap().cgroup_uid, "5f0c");
+    }
+
+    #[test]
+    fn a_pod_that_is_being_deleted_is_killed_then() {
+        let mut pod = example();
+        pod["metadata"]["deletionTimestamp"] = json!("2023-11-14T22:13:50Z");
+        let read = read(pod).unwrap();
+        let killed_at = read.containers[0].life.state.killed_at;
+        assert_eq!(killed_at, Some(Mono(1_030_000_000_000)));
+    }
+
+    #[test]
+    fn probes_of_another_host_do_not_ask_the_loop() {
+        let mut pod = example();
+        pod["spec"]["containers"][0]["livenessProbe"] =
+            json!({ "httpGet": { "host": "10.0.0.1", "port": 80 } });
+        let probe = read(pod).unwrap().containers[0]
+            .life
+            .probes
+            .liveness
+            .unwrap();
+        assert_eq!(probe.handler, Handler::Exec);
+    }
+
+    #[test]
+    fn nonsense_is_no_probe_and_no_panic() {
+        for port in [json!("nobody"), json!(-1), json!(70_000)] {
+            let mut pod = example();
+            pod["spec"]["containers"][0]["livenessProbe"]["httpGet"]["port"] = port;
+            pod["spec"]["containers"][0]["startupProbe"]["periodSeconds"] = json!(-5);
+            let read = read(pod).unwrap();
+            assert_eq!(read.containers[0].life.probes.liveness, None);
+            let startup = read.containers[0].life.probes.startup.unwrap();
+            assert_eq!(startup.period, Duration::from_secs(10));
+        }
+        assert_eq!(read(json!({ "metadata": {} })), None);
+    }
+
+    #[test]
+    fn long_annotations_are_cut() {
+        let mut pod = example();
+        pod["metadata"]["annotations"] = json!({ "loopwarden.dev/engine": "x".repeat(100_000) });
+        assert_eq!(read(pod).unwrap().annotations["engine"].len(), 512);
+    }
 }

@@ -162,11 +162,11 @@ mod tests {
     const UNDER: &str = "5f0c5a2e_8a4e_4a57_9c8e_2f3a4b5c6d7e";
     const HASH: &str = "0a1b2c3d4e5f60718293a4b5c6d7e8f9";
 
-    fn seat(uid: &str) -> Option<Seat> {
-        Some(Seat {
+    fn seat(uid: &str) -> Seat {
+        Seat {
             uid: Some(uid.to_owned()),
             container: ID.to_owned(),
-        })
+        }
     }
 
     #[test]
@@ -231,7 +231,11 @@ mod tests {
         ];
         for (form, uid) in forms {
             let place = Place::parse(&form);
-            assert_eq!((place.seat, place.is_unknown), (seat(uid), false), "{form}");
+            assert_eq!(
+                (place.seat, place.is_unknown),
+                (Some(seat(uid)), false),
+                "{form}"
+            );
         }
     }
 
@@ -293,7 +297,7 @@ mod tests {
         let same = format!(
             "5:cpu:/kubepods/pod{UID}/{ID}\n4:memory:/kubepods/pod{UID}/{ID}\n1:name=systemd:/\n0::/"
         );
-        assert_eq!(Place::parse(&same).seat, seat(UID));
+        assert_eq!(Place::parse(&same).seat, Some(seat(UID)));
         let other =
             format!("5:cpu:/kubepods/pod{UID}/{ID}\n4:memory:/kubepods/pod{HASH}/{OTHER}\n");
         let place = Place::parse(&other);
@@ -303,6 +307,6 @@ mod tests {
     #[test]
     fn a_folder_that_has_been_removed_is_named_too() {
         let text = format!("0::/kubepods/pod{UID}/{ID} (deleted)");
-        assert_eq!(Place::parse(&text).seat, seat(UID));
+        assert_eq!(Place::parse(&text).seat, Some(seat(UID)));
     }
 }

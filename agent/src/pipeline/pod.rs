@@ -3,7 +3,7 @@
 //! Filled by `kube/`, asked by those who know only a process's cgroups. A pod is found by the ids that the kubelet and the runtime gave
 //! it and that stand in its cgroup path, never by its name: names come back.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -124,10 +124,11 @@ pub struct Pods {
 }
 
 impl Pods {
-    /// Of these pods.
+    /// Of these pods. An id that two of them claim is neither one's: no pod gets at another's processes by claiming its ids.
     #[must_use]
     pub fn new(pods: impl IntoIterator<Item = Arc<Pod>>) -> Self {
         let mut all = Self::default();
+        let mut claimed_twice = (HashSet::new(), HashSet::new());
         for pod in pods {
             for (number, container) in pod.containers.iter().enumerate() {
                 let Some(id) = &container.id else { continue };
@@ -135,10 +136,18 @@ impl Pods {
                     pod: pod.clone(),
                     container: Some(number),
                 };
-                all.by_container.insert(id.clone(), found);
+                if all.by_container.insert(id.clone(), found).is_some() {
+                    claimed_twice.0.insert(id.clone());
+                }
             }
-            all.by_uid.insert(pod.cgroup_uid.clone(), pod);
+            let uid = pod.cgroup_uid.clone();
+            if all.by_uid.insert(uid.clone(), pod).is_some() {
+                claimed_twice.1.insert(uid);
+            }
         }
+        all.by_container
+            .retain(|id, _| !claimed_twice.0.contains(id));
+        all.by_uid.retain(|uid, _| !claimed_twice.1.contains(uid));
         all
     }
 
@@ -218,6 +227,23 @@ mod tests {
         assert_eq!(found.uid, "u1");
         assert_eq!(pods.find(&seat(Some("u3"), "c3")), None);
         assert_eq!(pods.find(&seat(None, "c3")), None);
+    }
+
+    #[test]
+    fn an_id_that_two_pods_claim_is_neither_ones() {
+        let honest = pod("u1", "a", Some("c1"));
+        let claims = |uid: &str, container: &str| {
+            let mut thief = Pod::clone(&pod("u2", "b", Some(container)));
+            thief.cgroup_uid = uid.into();
+            Pods::new([honest.clone(), Arc::new(thief)])
+        };
+        let seat_of_honest = seat(Some("u1"), "c1");
+        // Its container's id is its own still.
+        let found = claims("u1", "c2").find(&seat_of_honest).unwrap();
+        assert_eq!(found.pod.uid, "u1");
+        assert_eq!(claims("u1", "c2").find(&seat(Some("u1"), "new")), None);
+        // The kubelet alone writes ids of containers; if two pods have the same, nothing is known.
+        assert_eq!(claims("u2", "c1").find(&seat(None, "c1")), None);
     }
 
     #[test]

@@ -8,6 +8,8 @@ use crate::pipeline::policy::EngineRules;
 use crate::rescue::{EngineSettings, EvidenceLimits, Limits, Settings, TargetSettings};
 
 mod rules;
+#[cfg(test)]
+mod tests;
 
 pub use rules::{Complaint, Rules};
 

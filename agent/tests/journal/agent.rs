@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use loopwarden::export::journal::{Journal, JournalSender, JournalSettings, JournalState, Setup};
 use loopwarden::export::{Exporter, NoticeSender};
-use loopwarden::pipeline::{IncidentId, LoopInfo};
 use loopwarden::pipeline::record::InForce;
+use loopwarden::pipeline::{IncidentId, LoopInfo};
 
 use super::export_support::{Source, settings};
 use super::writer::{DIR, closed, opened};

@@ -8,14 +8,14 @@ use crate::pipeline::{
     Tid,
 };
 
-fn at(ms: u64) -> Now {
+pub(super) fn at(ms: u64) -> Now {
     Now {
         mono: Mono(ms * 1_000_000),
         unix_ns: 1_700_000_000_000_000_000 + ms * 1_000_000,
     }
 }
 
-fn info(pid: u32, tid: u32) -> Arc<LoopInfo> {
+pub(super) fn info(pid: u32, tid: u32) -> Arc<LoopInfo> {
     Arc::new(LoopInfo {
         id: LoopId {
             process: PidKey {
@@ -48,7 +48,7 @@ fn view(ms: u64, busy_ms: u64, kind: CauseKind) -> StallView {
     }
 }
 
-fn totals(iterations: u64, busy_ms: u64) -> LoopTotals {
+pub(super) fn totals(iterations: u64, busy_ms: u64) -> LoopTotals {
     LoopTotals {
         iterations,
         idle: Duration::from_secs(10),
@@ -61,7 +61,7 @@ fn totals(iterations: u64, busy_ms: u64) -> LoopTotals {
     }
 }
 
-fn instruments() -> Instruments {
+pub(super) fn instruments() -> Instruments {
     Instruments::new(
         Readers {
             page: true,
@@ -72,7 +72,7 @@ fn instruments() -> Instruments {
 }
 
 /// The value of a series on the page, by name and the labels that are not common to all.
-fn shown(instruments: &mut Instruments, now: Now, series: &str) -> Option<f64> {
+pub(super) fn shown(instruments: &mut Instruments, now: Now, series: &str) -> Option<f64> {
     let page = encode(&instruments.registry().page(now), Format::Prometheus);
     let (name, own) = series.split_once('{').unwrap_or((series, ""));
     page.lines()
