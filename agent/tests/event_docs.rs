@@ -307,6 +307,8 @@ fn outlook() -> Outlook {
         to_decision: span,
         to_sigkill: span,
         uncertainty: span,
+        sigterm_uncertainty: span,
+        sigkill_uncertainty: span,
         probes_seen: false,
     }
 }

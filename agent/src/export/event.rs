@@ -212,6 +212,14 @@ fn outlook(liveness: Option<&Outlook>) -> Vec<KeyValue> {
         ("loopwarden.liveness.time_to_sigterm", liveness.to_decision),
         ("loopwarden.liveness.time_to_sigkill", liveness.to_sigkill),
         ("loopwarden.liveness.uncertainty", liveness.uncertainty),
+        (
+            "loopwarden.liveness.sigterm_uncertainty",
+            liveness.sigterm_uncertainty,
+        ),
+        (
+            "loopwarden.liveness.sigkill_uncertainty",
+            liveness.sigkill_uncertainty,
+        ),
     ];
     let known = spans
         .into_iter()

@@ -55,6 +55,8 @@ pub(super) fn liveness(outlook: &Outlook) -> Map<String, Value> {
         ("seconds_to_sigterm", outlook.to_decision),
         ("seconds_to_sigkill", outlook.to_sigkill),
         ("uncertainty_s", outlook.uncertainty),
+        ("sigterm_uncertainty_s", outlook.sigterm_uncertainty),
+        ("sigkill_uncertainty_s", outlook.sigkill_uncertainty),
     ];
     for (name, span) in spans {
         if let Some(span) = span {

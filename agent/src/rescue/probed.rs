@@ -20,6 +20,10 @@ const ASK_AT_LEAST: Duration = Duration::from_mins(5);
 
 /// Of a process that listens on more ports only so many are looked at.
 const MOST_PORTS: usize = 32;
+/// What is known of the probes of a container that ended is kept for its successor, of so many …
+const MOST_PARKED: usize = 1024;
+/// … and for so long: a container that ends again and again is started after 5 minutes (`CrashLoopBackOff`).
+const PARKED_FOR: Duration = Duration::from_mins(10);
 /// Containers of a node whose pods are known; a kubelet has some hundred pods.
 const MOST_CONTAINERS: usize = 8192;
 
@@ -28,6 +32,8 @@ const MOST_CONTAINERS: usize = 8192;
 pub(super) struct Probed {
     ports: HashMap<Pid, Vec<Listener>>,
     probes: HashMap<Listener, Probes>,
+    /// Those of ports where nobody listens any more, and since when: the next container of the pod is probed in the same phase.
+    parked: HashMap<Listener, (Probes, Mono)>,
     /// What their pods say of containers, by id.
     containers: HashMap<String, Arc<Container>>,
     /// When to ask next where a process listens, and how long after the last time that is.
@@ -45,6 +51,15 @@ impl Probed {
         let ports = self.ports.get(&pid).map_or(&[][..], Vec::as_slice);
         let probes = ports.iter().filter_map(|port| self.probes.get(port));
         probes.collect()
+    }
+
+    fn park(&mut self, port: Listener, mut probes: Probes, killed: bool, now: Mono) {
+        probes.paused(now, killed);
+        self.parked
+            .retain(|_, (_, since)| now.since(*since) < PARKED_FOR);
+        if self.parked.len() < MOST_PARKED {
+            self.parked.insert(port, (probes, now));
+        }
     }
 
     fn are_seen(&self, pid: Pid, now: Mono) -> bool {
@@ -145,6 +160,7 @@ impl Sentinel {
         let Some(spec) = spec.map(|follower| *follower.spec()) else {
             return;
         };
+        let now = clock::now();
         let before = self.probed.ports.remove(&pid);
         if before.is_none() && listeners.len() > MOST_PORTS {
             log::warn!(
@@ -156,9 +172,7 @@ impl Sentinel {
         let mut watched = Vec::new();
         for listener in listeners.into_iter().take(MOST_PORTS) {
             if let Some(probes) = self.probed.probes.get_mut(&listener) {
-                if *probes.spec() != spec {
-                    *probes = Probes::new(spec);
-                }
+                probes.follow(spec, now);
             } else if let Err(error) = self.sensor.watch_port(listener) {
                 log::warn!(
                     "the kubelet's probes of process {pid} are not seen, so that the forecast is as exact as their period: {error}. `loopwarden doctor` says what is missing"
@@ -167,25 +181,38 @@ impl Sentinel {
                 self.probed.refused = !matches!(error, KernelError::Map { .. });
                 break;
             } else {
-                self.probed.probes.insert(listener, Probes::new(spec));
+                let parked = self.probed.parked.remove(&listener);
+                let mut probes = parked.map_or_else(|| Probes::new(spec), |(probes, _)| probes);
+                probes.resumed(now);
+                probes.follow(spec, now);
+                self.probed.probes.insert(listener, probes);
             }
             watched.push(listener);
         }
         let gone = before.into_iter().filter(|port| !watched.contains(port));
         let gone: Vec<Listener> = gone.collect();
         self.probed.ports.insert(pid, watched);
-        self.forget_ports(gone);
+        self.forget_ports(gone, None);
     }
 
-    /// A process has ended.
-    pub(super) fn listens_no_more(&mut self, pid: Pid) {
+    /// It is another probe that decides about a process.
+    pub(super) fn follows(&mut self, pid: Pid, spec: ProbeSpec, now: Mono) {
+        for port in self.probed.ports.get(&pid).into_iter().flatten() {
+            if let Some(probes) = self.probed.probes.get_mut(port) {
+                probes.follow(spec, now);
+            }
+        }
+    }
+
+    /// A process is not probed any more. If that is because it has ended: whether it was told to.
+    pub(super) fn listens_no_more(&mut self, pid: Pid, ended: Option<bool>) {
         self.probed.asks.remove(&pid);
         let before = self.probed.ports.remove(&pid);
-        self.forget_ports(before.unwrap_or_default());
+        self.forget_ports(before.unwrap_or_default(), ended);
     }
 
     /// Forgets those of these ports on which nobody listens any more.
-    fn forget_ports(&mut self, ports: Vec<Listener>) {
+    fn forget_ports(&mut self, ports: Vec<Listener>, ended: Option<bool>) {
         for port in ports {
             let used = self
                 .probed
@@ -193,8 +220,11 @@ impl Sentinel {
                 .values()
                 .flatten()
                 .any(|used| *used == port);
-            if !used && self.probed.probes.remove(&port).is_some() {
+            if !used && let Some(probes) = self.probed.probes.remove(&port) {
                 self.sensor.forget_port(port);
+                if let Some(killed) = ended {
+                    self.probed.park(port, probes, killed, clock::now());
+                }
             }
         }
     }

@@ -265,7 +265,9 @@ impl Sentinel {
         self.named.remove(&key);
         self.matched.remove(&key);
         let pid = key.pid;
-        match self.family.get(pid) {
+        let known = self.family.get(pid);
+        let told = known.is_some_and(|process| process.ending.is_some());
+        match known {
             Some(process) if !process.key.matches(key) => return,
             Some(_) => {
                 chronicle::note_end(&mut self.loops, &self.family, key, (at, None));
@@ -282,7 +284,7 @@ impl Sentinel {
         self.lock_failures.remove(&pid);
         self.budgets.remove(&pid);
         self.cpu_stats.remove(&pid);
-        self.listens_no_more(pid);
+        self.listens_no_more(pid, (how == EndedBy::Exit).then_some(told));
         self.told_unknown.remove(&pid);
     }
 }

@@ -26,11 +26,12 @@ impl Sentinel {
             let before = watched.liveness.take();
             watched.liveness = spec.map(Follower::new);
             let (pid, target) = (watched.id.process.pid, watched.target);
-            if before.is_some() {
-                self.listens_no_more(pid);
-            }
-            if spec.is_some() {
-                self.ask_for_ports_of(pid, target, now);
+            match spec {
+                Some(spec) => {
+                    self.follows(pid, spec, now);
+                    self.ask_for_ports_of(pid, target, now);
+                }
+                None => self.listens_no_more(pid, None),
             }
             if let Some(risk) = before.and_then(|mut before| before.over(now)) {
                 self.tell(Notice::Risk { info, risk });

@@ -158,6 +158,8 @@ pub fn at_risk(info: &Arc<LoopInfo>) -> Notice {
         to_decision: Some(Duration::from_secs(9)),
         to_sigkill: Some(Duration::from_secs(39)),
         uncertainty: Some(Duration::from_secs(5)),
+        sigterm_uncertainty: Some(Duration::from_secs(5)),
+        sigkill_uncertainty: Some(Duration::from_secs(5)),
         probes_seen: false,
     };
     Notice::Risk {

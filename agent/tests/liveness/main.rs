@@ -3,5 +3,7 @@
 
 mod blind;
 mod life;
+mod node;
+mod pod;
 mod seen;
 mod spec;

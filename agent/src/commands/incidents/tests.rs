@@ -204,6 +204,8 @@ fn the_impact_tells_what_is_known_of_liveness_probes() {
             to_decision: Some(Duration::from_millis(left)),
             to_sigkill: None,
             uncertainty: Some(Duration::from_secs(5)),
+            sigterm_uncertainty: Some(Duration::from_secs(5)),
+            sigkill_uncertainty: Some(Duration::from_secs(5)),
             probes_seen: false,
         });
         let line = serde_json::to_string(&record).unwrap();

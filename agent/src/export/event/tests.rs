@@ -227,6 +227,8 @@ fn a_change_of_the_risk_is_an_event_and_its_going_on_is_not() {
                 to_decision: Some(Duration::from_millis(9500)),
                 to_sigkill: Some(Duration::from_millis(39_500)),
                 uncertainty: Some(Duration::from_secs(5)),
+                sigterm_uncertainty: Some(Duration::from_secs(5)),
+                sigkill_uncertainty: Some(Duration::from_secs(7)),
                 probes_seen: false,
             },
         },
@@ -241,6 +243,8 @@ fn a_change_of_the_risk_is_an_event_and_its_going_on_is_not() {
         ("loopwarden.liveness.time_to_sigterm", "9.5"),
         ("loopwarden.liveness.time_to_sigkill", "39.5"),
         ("loopwarden.liveness.uncertainty", "5"),
+        ("loopwarden.liveness.sigterm_uncertainty", "5"),
+        ("loopwarden.liveness.sigkill_uncertainty", "7"),
         ("loopwarden.liveness.probes_seen", "false"),
     ] {
         assert_eq!(value(&told, key).as_deref(), Some(expected), "{key}");

@@ -488,6 +488,8 @@ fn at_risk(ms: u64, level: Level, left: Option<u64>) -> Notice {
             to_decision: left.map(Duration::from_secs),
             to_sigkill: left.map(|left| Duration::from_secs(left + 30)),
             uncertainty: None,
+            sigterm_uncertainty: None,
+            sigkill_uncertainty: None,
             probes_seen: false,
         },
     };

@@ -105,7 +105,8 @@ impl Forecaster {
     /// The loop is away since then, or is not, as of `now`. A stall shorter than the probe's time-out costs none: what came
     /// meanwhile is answered after it.
     pub fn seen(&mut self, now: Mono, away: Option<Mono>) {
-        let long = away.filter(|since| now.since(*since) >= self.spec.timeout);
+        let probed_from = |since: &Mono| self.spec.probed_from(*since);
+        let long = away.filter(|since| now.since(probed_from(since)) >= self.spec.timeout);
         match (&mut self.state, long) {
             (State::Fine, Some(since)) => {
                 self.state = State::Following {
@@ -247,6 +248,7 @@ impl Forecaster {
 /// The phase is anything: the first probe that finds the loop away starts within one period.
 fn every_phase(spec: &ProbeSpec, since: Mono) -> Vec<Follow> {
     let step = spec.period / PHASES;
+    let since = spec.probed_from(since);
     let kubelets = (0..=PHASES).map(|phase| Kubelet::new(since.plus(step * phase)));
     kubelets
         .flat_map(|kubelet| [true, false].map(|quick| Follow { kubelet, quick }))

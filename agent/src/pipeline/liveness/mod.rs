@@ -73,4 +73,11 @@ impl ProbeSpec {
             of_pod: false,
         }
     }
+
+    /// From when on a stall costs probes that began then: not before the initial delay is over.
+    #[must_use]
+    pub fn probed_from(&self, away: Mono) -> Mono {
+        self.not_before
+            .map_or(away, |not_before| not_before.max(away))
+    }
 }

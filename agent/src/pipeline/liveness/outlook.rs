@@ -14,7 +14,7 @@ use crate::pipeline::stamp::millis::option;
 pub struct Outlook {
     /// Failures in a row that are certain to have been counted.
     pub failed_probes: u32,
-    /// Until the kubelet decides to kill and sends SIGTERM, unless a preStop hook comes first. Where probes are not seen, nothing
+    /// Until the kubelet decides to kill. SIGTERM follows at once, unless a preStop hook comes first. Where probes are not seen, nothing
     /// while the loop is not away.
     #[serde(
         rename = "to_decision_ms",
@@ -31,7 +31,7 @@ pub struct Outlook {
         with = "option"
     )]
     pub to_sigkill: Option<Duration>,
-    /// How much sooner or later that may be.
+    /// How much sooner or later the decision may be.
     #[serde(
         rename = "uncertainty_ms",
         default,
@@ -39,6 +39,22 @@ pub struct Outlook {
         with = "option"
     )]
     pub uncertainty: Option<Duration>,
+    /// The same of SIGTERM: a preStop hook may take all of the grace.
+    #[serde(
+        rename = "sigterm_uncertainty_ms",
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "option"
+    )]
+    pub sigterm_uncertainty: Option<Duration>,
+    /// The same of SIGKILL: 2 s are left to a container whose hook has used up the grace, and a busy kubelet is late.
+    #[serde(
+        rename = "sigkill_uncertainty_ms",
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "option"
+    )]
+    pub sigkill_uncertainty: Option<Duration>,
     /// The kubelet's probes were seen, so that their phase is known.
     pub probes_seen: bool,
 }
@@ -46,13 +62,21 @@ pub struct Outlook {
 impl Outlook {
     fn of(forecast: &Forecast, spec: &ProbeSpec, now: Mono) -> Self {
         let until = |window: super::Window| window.expected.since(now);
+        let uncertainty = forecast.decision.map(|window| window.uncertainty());
+        let before_sigterm = if spec.pre_stop {
+            spec.termination_grace
+        } else {
+            Duration::ZERO
+        };
         Self {
             failed_probes: forecast.failed,
             to_decision: forecast.decision.map(until),
             to_sigkill: forecast
                 .decision
                 .map(|window| window.expected.plus(spec.termination_grace).since(now)),
-            uncertainty: forecast.decision.map(|window| window.uncertainty()),
+            uncertainty,
+            sigterm_uncertainty: uncertainty.map(|span| span + before_sigterm),
+            sigkill_uncertainty: uncertainty.map(|span| span + ProbeSpec::LEAST_GRACE),
             probes_seen: forecast.seen,
         }
     }
@@ -162,7 +186,7 @@ impl Follower {
             .min();
         let blind = situation
             .away
-            .map(|since| since.plus(self.spec().timeout))
+            .map(|since| self.spec().probed_from(since).plus(self.spec().timeout))
             .filter(|at| self.blind.is_fine() && *at > now);
         [told, seen, blind].into_iter().flatten().min()
     }

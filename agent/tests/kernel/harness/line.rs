@@ -48,6 +48,8 @@ const FIELDS: [(&str, &[&str], &[&str]); 9] = [
             "seconds_to_sigterm",
             "seconds_to_sigkill",
             "uncertainty_s",
+            "sigterm_uncertainty_s",
+            "sigkill_uncertainty_s",
         ],
     ),
     ("lost", &["what", "count"], &[]),

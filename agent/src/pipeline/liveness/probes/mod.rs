@@ -5,16 +5,17 @@
 //! wait for another time than the time-out, may be the probe. Where there are several (a readiness probe of the same period), the
 //! forecast covers all of them.
 
+mod life;
+mod rhythm;
 mod stream;
+mod tick;
 
 use std::time::Duration;
 
 use super::{Forecast, Kubelet, ProbeSpec, Window};
 use crate::pipeline::event::ProbeEnd;
 use crate::pipeline::{Mono, Pid};
-use stream::{
-    EXACT, Probe, Stream, are_near, is_confirmation, is_contradiction, nanoseconds, near,
-};
+use stream::{EXACT, Probe, Stream, are_near, is_contradiction, nanoseconds};
 
 /// Streams that are followed.
 const MOST_STREAMS: usize = 64;
@@ -111,6 +112,9 @@ impl Probes {
         };
         let late = find(&|stream| stream.is_made_up_for(&spec, start));
         let in_phase = find(&|stream| stream.is_in_phase(&spec, start));
+        if let Some(place) = late.or(in_phase) {
+            self.settle(place, start);
+        }
         if let Some(stream) = late.or(in_phase).and_then(|at| self.streams.get_mut(at)) {
             if late.is_none() {
                 stream.ticked(&spec, start);
@@ -147,19 +151,18 @@ impl Probes {
         self.news += 1;
         let spec = self.spec;
         let own = |stream: &Stream| stream.client == client && stream.last.start == start;
-        let Some(mut place) = self.streams.iter().position(own) else {
+        let open = |stream: &Stream| own(stream) && stream.last.end.is_none();
+        let place = self.streams.iter().position(open);
+        let Some(mut place) = place.or_else(|| self.streams.iter().position(own)) else {
             return;
         };
-        // A kubelet's probes of one container tick together, in any order. What the probe would not do was one of the others; what it
-        // does when it gives up was not one of those that have contradicted it.
         let lasted = at.since(start);
-        let others = if is_contradiction(&spec, lasted, how) {
-            self.sibling(place, |other, own| other > own)
-        } else if is_confirmation(&spec, lasted, how) {
-            self.sibling(place, |other, own| other < own)
-        } else {
-            None
-        };
+        if is_contradiction(&spec, lasted, how)
+            && let Some(other) = self.settle(place, at)
+        {
+            place = other;
+        }
+        let others = self.whose(place, lasted, how);
         if let Some(other) = others {
             let (mine, theirs) = (self.streams[place].last, self.streams[other].last);
             self.streams[other].last = mine;
@@ -170,19 +173,6 @@ impl Probes {
             place = other;
         }
         self.streams[place].ended(&spec, at, how);
-    }
-
-    /// A stream of the same client in the same phase that has contradicted the probe more or less often.
-    fn sibling(&self, place: usize, compares: fn(u32, u32) -> bool) -> Option<usize> {
-        let own = self.streams.get(place)?;
-        let is_sibling = |stream: &Stream| {
-            let tick = stream.tick_near(&self.spec, own.last.start);
-            let off = tick.since(own.last.start).max(own.last.start.since(tick));
-            stream.client == own.client
-                && off <= near(&self.spec) * 2
-                && compares(stream.contradictions, own.contradictions)
-        };
-        self.streams.iter().position(is_sibling)
     }
 
     /// Whether what may be the probe is seen.
@@ -199,6 +189,7 @@ impl Probes {
             .filter(|stream| stream.may_be_the_probe(&self.spec, now, away))
             .filter(|stream| !self.is_crowd(stream.client, now))
             .collect();
+        self.leave_out_readiness(&mut seen, now);
         // A kubelet connects from the node's own network.
         let of_node = seen.iter().any(|stream| stream.client.of_node);
         seen.retain(|stream| stream.client.of_node == of_node);

@@ -15,6 +15,9 @@ const AT_ONCE: Duration = Duration::from_millis(300);
 const SOONER: Duration = Duration::from_millis(10);
 /// Later than this a probe counts as one that was not seen: the queue of the listening socket was full.
 const UNSEEN_AFTER: Duration = Duration::from_millis(500);
+/// What another container of the pod left behind is kept so long: its successor may be started late (`CrashLoopBackOff`, 5 minutes at
+/// most) and listen late.
+const STARTS_WITHIN: Duration = Duration::from_mins(15);
 /// How exactly a kubelet keeps its times.
 pub(super) const EXACT: Duration = Duration::from_millis(50);
 
@@ -40,6 +43,8 @@ pub(super) struct Stream {
     /// Start of the first of them.
     pub(super) failing_since: Option<Mono>,
     pub(super) decided: Option<Mono>,
+    /// What is known of it is from before then: from another container of the pod, or from another of its probes. It has not come since.
+    pub(super) resumed: Option<Mono>,
 }
 
 /// One connection of it.
@@ -63,7 +68,38 @@ impl Stream {
             failed: 0,
             failing_since: None,
             decided: None,
+            resumed: None,
         }
+    }
+
+    /// Of the same worker, or of one that began with it: it comes again at `next`, if it does.
+    pub(super) fn expected(client: Client, spec: &ProbeSpec, next: Mono, now: Mono) -> Self {
+        let before = Mono(next.0.saturating_sub(nanoseconds(spec.period)));
+        let mut stream = Self::new(client, before);
+        stream.last.end = Some((before, ProbeEnd::Answered));
+        stream.resumed = Some(now);
+        stream
+    }
+
+    /// The container ended, killed for want of answers or by itself.
+    pub(super) fn paused(&mut self, spec: &ProbeSpec, at: Mono, killed: bool) {
+        if self.last.end.is_none() {
+            // The kernel has closed what was not answered.
+            self.last.end = Some((at, ProbeEnd::Refused));
+            self.failures(spec, 1, at);
+        }
+        if killed || self.decided.is_some() {
+            // A worker that has decided begins anew; one whose container ended by itself counts on.
+            self.failed = 0;
+            self.failing_since = None;
+            self.decided = None;
+        }
+        self.resumed = Some(at);
+    }
+
+    /// Another container runs.
+    pub(super) fn resumed(&mut self, at: Mono) {
+        self.resumed = self.resumed.map(|before| before.max(at));
     }
 
     /// Its last connection is over.
@@ -109,7 +145,10 @@ impl Stream {
     pub(super) fn ticked(&mut self, spec: &ProbeSpec, start: Mono) {
         let due = self.tick_near(spec, start);
         let next = self.next_tick(spec);
-        if due <= next.plus(near(spec)) {
+        if self.resumed.take().is_some() {
+            // Nobody was there to be probed in between.
+            self.again = MOST_AGAIN.min(self.again + 1);
+        } else if due <= next.plus(near(spec)) {
             self.again = MOST_AGAIN.min(self.again + 1);
         } else {
             // Its period is a longer one, or it was not seen once: then it failed once more, if it did before and after.
@@ -146,7 +185,10 @@ impl Stream {
     pub(super) fn is_in_phase(&self, spec: &ProbeSpec, start: Mono) -> bool {
         let tick = self.tick_near(spec, start);
         let off = start.since(tick).max(tick.since(start));
-        off <= near(spec) && start.since(self.last.start) > near(spec) * 2
+        // One at a time: what comes while one still waits is another probe's.
+        let waits =
+            self.last.end.is_none() && start < self.last.start.plus(spec.timeout).plus(EXACT);
+        !waits && off <= near(spec) && start.since(self.last.start) > near(spec) * 2
     }
 
     /// Whether this start makes up for a tick that passed during its last probe.
@@ -163,8 +205,16 @@ impl Stream {
         let waits_too_long = self.last.end.is_none() && now.since(self.last.start) > longest(spec);
         self.again > 0
             && (self.answered || self.gave_up)
-            && !(contradicts || self.refuted || waits_too_long)
+            && !(contradicts || self.refuted || waits_too_long || self.stays_away(spec, now))
             && !self.is_over(spec, now, away)
+    }
+
+    /// Whether it has not come when it should have come again for the first time.
+    fn stays_away(&self, spec: &ProbeSpec, now: Mono) -> bool {
+        self.resumed.is_some_and(|_| {
+            let due = self.next_start(spec);
+            now.since(due) > UNSEEN_AFTER && now > due
+        })
     }
 
     /// Whether it has not come for so long that it will not. In a stall it may be that nobody gets through any more, because too many
@@ -172,6 +222,10 @@ impl Stream {
     pub(super) fn is_over(&self, spec: &ProbeSpec, now: Mono, away: Option<Mono>) -> bool {
         let last = self.last.end.map_or(self.last.start, |(end, _)| end);
         let silent = spec.period * 2 + spec.timeout + Duration::from_secs(1);
+        if let Some(resumed) = self.resumed {
+            // It takes a container its time to listen.
+            return now.since(resumed) > STARTS_WITHIN.max(silent);
+        }
         let wait = if self.decided.is_some() {
             // The container is being ended, and not probed meanwhile.
             silent.max(spec.termination_grace)
@@ -185,12 +239,7 @@ impl Stream {
 
     /// The kubelet whose probes these are, as it is now.
     pub(super) fn kubelet(&self, spec: &ProbeSpec, now: Mono, away: Option<Mono>) -> Kubelet {
-        let mut kubelet = match self.last.end {
-            None => Kubelet::probing(self.tick, self.last.start),
-            Some((end, _)) => {
-                Kubelet::after(self.tick, self.last.start.plus(near(spec)), end, spec)
-            }
-        };
+        let mut kubelet = self.next(spec);
         kubelet.failed = self.failed;
         kubelet.decided = self.decided;
         let seen = Mono(now.0.saturating_sub(nanoseconds(UNSEEN_AFTER)));
@@ -201,6 +250,23 @@ impl Stream {
             kubelet.pass_over(spec, now);
         }
         kubelet
+    }
+
+    /// The probe under way, or the next one.
+    fn next(&self, spec: &ProbeSpec) -> Kubelet {
+        let Some((end, _)) = self.last.end else {
+            return Kubelet::probing(self.tick, self.last.start);
+        };
+        let mut kubelet = Kubelet::after(self.tick, self.last.start.plus(near(spec)), end, spec);
+        let ready = self.resumed.max(spec.not_before);
+        if let Some(ready) = ready.filter(|ready| kubelet.start() < *ready) {
+            kubelet.pass_over(spec, ready);
+        }
+        kubelet
+    }
+
+    fn next_start(&self, spec: &ProbeSpec) -> Mono {
+        self.next(spec).start()
     }
 }
 
