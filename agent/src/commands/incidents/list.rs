@@ -56,11 +56,20 @@ fn row(record: &IncidentRecord, unfinished: bool) -> [String; 7] {
         format!("{} {}", &time[..10], &time[11..23]),
         record.incident.to_string(),
         clean(&record.who.target),
-        format!("{}[{}]", clean(&record.who.exe), record.who.pid),
+        whose(record),
         format!("{least}{}", span(record.busy())),
         short(&record.cause),
         outcome(record, unfinished).to_owned(),
     ]
+}
+
+/// The process, and its pod where that is known: the id of a process says little of a container.
+fn whose(record: &IncidentRecord) -> String {
+    let who = &record.who;
+    let process = format!("{}[{}]", clean(&who.exe), who.pid);
+    who.pod.as_ref().map_or(process.clone(), |pod| {
+        format!("{process} {}/{}", clean(&pod.namespace), clean(&pod.name))
+    })
 }
 
 fn table(rows: &[[String; 7]], text: &mut String) {

@@ -47,6 +47,9 @@ pub struct Args {
     /// Only those of this target
     #[arg(long, value_name = "NAME")]
     target: Option<String>,
+    /// Only those of this pod: NAMESPACE/NAME, or its name alone
+    #[arg(long, value_name = "POD")]
+    pod: Option<String>,
     /// Only those with this cause, such as `child_wait`
     #[arg(long, value_name = "KIND", value_parser = select::kind)]
     cause: Option<crate::pipeline::CauseKind>,
@@ -113,6 +116,7 @@ pub fn run(args: Args) -> Result<u8> {
     let select = Select {
         after: args.since.map(|span| now().minus(span)),
         target: args.target,
+        pod: args.pod,
         cause: args.cause,
         min_duration: args.min_duration,
         limit: args.limit,

@@ -58,11 +58,14 @@ fn summary(record: &IncidentRecord, unfinished: bool, style: Style) -> String {
     let who = &record.who;
     let time = record.began.to_string();
     let mut text = format!(
-        "On {} at {} UTC the event loop of {} of the target {} stopped polling {}: it {}.",
+        "On {} at {} UTC the event loop of {} of the target {}{} stopped polling {}: it {}.",
         &time[..10],
         &time[11..23],
         process(style, &who.exe, who.pid),
         style.name(&who.target),
+        who.pod.as_ref().map_or_else(String::new, |pod| {
+            format!(" in the pod {}", style.name(&pod.to_string()))
+        }),
         length(record),
         doing(style, &record.cause)
     );

@@ -16,6 +16,7 @@ use crate::pipeline::{CauseKind, IncidentId};
 pub(super) struct Select {
     pub(super) after: Option<Stamp>,
     pub(super) target: Option<String>,
+    pub(super) pod: Option<String>,
     pub(super) cause: Option<CauseKind>,
     pub(super) min_duration: Option<Duration>,
     pub(super) limit: Option<usize>,
@@ -29,6 +30,7 @@ impl Select {
     ) -> Vec<&'a IncidentRecord> {
         let chosen = |record: &&IncidentRecord| {
             self.fits(&record.who.target, record.opened, record.busy())
+                && self.is_in_pod(record)
                 && self.cause.is_none_or(|kind| {
                     record.cause.kind == kind
                         || record.causes.iter().any(|share| share.kind == kind)
@@ -44,10 +46,19 @@ impl Select {
     /// Counts that may hold what was asked for.
     pub(super) fn counts<'a>(&self, counts: &'a [Aggregate]) -> Vec<&'a Aggregate> {
         let chosen = |sum: &&Aggregate| {
+            // Counts know no pods.
             self.fits(&sum.target, sum.to, sum.max)
+                && self.pod.is_none()
                 && self.cause.is_none_or(|kind| sum.cause == kind)
         };
         counts.iter().filter(chosen).collect()
+    }
+
+    fn is_in_pod(&self, record: &IncidentRecord) -> bool {
+        let Some(wanted) = &self.pod else { return true };
+        record.who.pod.as_ref().is_some_and(|pod| {
+            *wanted == pod.name || *wanted == format!("{}/{}", pod.namespace, pod.name)
+        })
     }
 
     fn fits(&self, target: &str, time: Stamp, busy: Duration) -> bool {

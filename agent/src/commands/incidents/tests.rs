@@ -1,3 +1,4 @@
+use crate::commands::incidents::select::Select;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use crate::pipeline::cause::Signalled;
 use crate::pipeline::collect::{Collector, Step};
 use crate::pipeline::evidence::{ChildDetail, Details, Missing, SocketDetail, Stack, StackKind};
 use crate::pipeline::liveness::Outlook;
+use crate::pipeline::pod::PodName;
 use crate::pipeline::record::{EngineInForce, InForce};
 use crate::pipeline::stamp::{Stamp, Tied};
 use crate::pipeline::{
@@ -32,7 +34,12 @@ fn record(name: &str, missing: &[(&str, &str)]) -> IncidentRecord {
         exe: name.to_owned(),
         poller: "epoll_wait".into(),
         plan: "fentry",
-        pod: None,
+        pod: Some(PodName {
+            uid: "u1".into(),
+            namespace: name.to_owned(),
+            name: name.to_owned(),
+            container: Some(name.to_owned()),
+        }),
     });
     let incident = IncidentId(1 << 100);
     let view = |ms, evidence| StallView {
@@ -328,4 +335,31 @@ fn hostile_names_change_no_structure_and_move_no_cursor() {
         );
         assert!(!written.contains("\n# pwned"));
     }
+}
+
+#[test]
+fn incidents_are_found_by_their_pod() {
+    let mut shown = record("x", &[]);
+    let pod = shown.who.pod.as_mut().unwrap();
+    (pod.namespace, pod.name) = ("shop".into(), "a".into());
+    let mut nowhere = record("x", &[]);
+    nowhere.incident = IncidentId(2 << 100);
+    nowhere.who.pod = None;
+    let incidents = [shown, nowhere]
+        .map(|record| (record.incident, record))
+        .into();
+    for (wanted, found) in [
+        ("a", 1),
+        ("shop/a", 1),
+        ("shop", 0),
+        ("other/a", 0),
+        ("", 0),
+    ] {
+        let select = Select {
+            pod: Some(wanted.into()),
+            ..Select::default()
+        };
+        assert_eq!(select.records(&incidents).len(), found, "{wanted:?}");
+    }
+    assert_eq!(Select::default().records(&incidents).len(), 2);
 }
