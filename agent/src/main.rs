@@ -40,10 +40,21 @@ enum Command {
     },
 }
 
+fn start_log() {
+    let mut log =
+        env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn"));
+    log.format_target(false);
+    // What goes wrong with the Kubernetes API is told once and by name, not by every try of the client.
+    let asked = std::env::var("RUST_LOG").is_ok_and(|wanted| wanted.contains("kube_"));
+    if !asked {
+        log.filter_module("kube_client", log::LevelFilter::Off);
+        log.filter_module("kube_runtime", log::LevelFilter::Off);
+    }
+    log.init();
+}
+
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn"))
-        .format_target(false)
-        .init();
+    start_log();
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Watch(args) => watch::run(args),

@@ -173,12 +173,17 @@ impl Health {
         let before = trouble.insert(feature, now.clone());
         // The same outage has many faces: it is told when it begins, and when it turns out to be a matter of rights.
         if before.is_none_or(|before| !before.forbidden && forbidden) {
-            log::warn!(
-                "{}: the Kubernetes API cannot be used: {}; {}; tried again and again",
-                feature.name(),
-                now.error,
-                feature.needs()
-            );
+            let (name, error) = (feature.name(), &now.error);
+            if forbidden {
+                log::warn!(
+                    "{name}: the Kubernetes API refuses: {error}; {}",
+                    feature.needs()
+                );
+            } else {
+                log::warn!(
+                    "{name}: the Kubernetes API cannot be reached: {error}; what was last heard holds, and it is tried again and again"
+                );
+            }
         }
     }
 
