@@ -181,6 +181,7 @@ impl Instruments {
             .entry(key_of(info))
             .or_insert_with(|| Process {
                 group: None,
+                engines: None,
                 loops: HashMap::new(),
             });
         process.loops.entry(info.id).or_default();
@@ -203,6 +204,7 @@ impl Instruments {
             self.registry.end(group, now.mono);
         }
         self.entry(info, now);
+        self.engines_again(info, now);
         self.show(info, now);
     }
 

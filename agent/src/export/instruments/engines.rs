@@ -7,7 +7,7 @@ use super::process::key_of;
 use crate::export::metric::Metric;
 use crate::export::registry::{GroupId, Now, word};
 use crate::pipeline::LoopInfo;
-use crate::pipeline::engines::{EngineNews, EngineReady, News, Why};
+use crate::pipeline::engines::{EngineNews, News, Why};
 
 /// The series that are there from the beginning; those of connections where connections are seen.
 fn begin(instruments: &mut Instruments, group: GroupId, sees_connections: bool, now: Now) {
@@ -25,7 +25,6 @@ fn begin(instruments: &mut Instruments, group: GroupId, sees_connections: bool, 
         registry.begin(group, Metric::EngineGenerations, own, now);
     }
     registry.begin(group, Metric::RescueRecovery, vec![], now);
-    registry.set(group, Metric::EngineZombies, vec![], 0.0, now);
     if sees_connections {
         for outcome in ["ok", "refused"] {
             let own = vec![word("outcome", outcome)];
@@ -38,17 +37,25 @@ impl Instruments {
     /// Takes news of the engines of a loop's process; true if it should be pushed at once.
     pub(super) fn engine(&mut self, info: &LoopInfo, news: &News, now: Now) -> bool {
         // News of a process that is over begin nothing anew.
-        let process = self.processes.get(&key_of(info));
-        let Some(group) = process.and_then(|process| process.group) else {
+        let Some(process) = self.processes.get_mut(&key_of(info)) else {
+            return false;
+        };
+        let zombies = process.engines.map_or(0, |(_, zombies)| zombies);
+        if let EngineNews::Ready(ready) = news.what {
+            process.engines = Some((ready, zombies));
+        } else if let EngineNews::Zombies { count, .. } = news.what {
+            process.engines = process.engines.map(|(ready, _)| (ready, count));
+        }
+        let Some(group) = process.group else {
             return false;
         };
         let registry = &mut self.registry;
         match &news.what {
-            EngineNews::Ready(ready) => {
-                begin(self, group, info.plan != "sampling", now);
-                self.show_ready(group, *ready, now);
+            EngineNews::Ready(_) => {
+                self.engines_again(info, now);
                 return true;
             }
+            EngineNews::Zombies { .. } => self.engines_again(info, now),
             EngineNews::Listening {
                 after: Some(after), ..
             } => {
@@ -64,10 +71,6 @@ impl Instruments {
             EngineNews::Ended { why, .. } if *why != Why::Unknown => {
                 let own = vec![word("reason", why.name())];
                 registry.add(group, Metric::EngineGenerations, own, 1.0, now);
-            }
-            EngineNews::Zombies { count, .. } => {
-                let count = fold::number(*count);
-                registry.set(group, Metric::EngineZombies, vec![], count, now);
             }
             EngineNews::Connects { ok, refused } => {
                 for (outcome, count) in [("ok", *ok), ("refused", *refused)] {
@@ -90,7 +93,18 @@ impl Instruments {
         false
     }
 
-    fn show_ready(&mut self, group: GroupId, ready: EngineReady, now: Now) {
+    /// Begins the series of engines, unless they are there, and brings the gauges up to date.
+    pub(super) fn engines_again(&mut self, info: &LoopInfo, now: Now) {
+        let Some(process) = self.processes.get(&key_of(info)) else {
+            return;
+        };
+        let (Some(group), Some((ready, zombies))) = (process.group, process.engines) else {
+            return;
+        };
+        begin(self, group, info.plan != "sampling", now);
+        let zombies = fold::number(zombies);
+        self.registry
+            .set(group, Metric::EngineZombies, vec![], zombies, now);
         for state in ["accepts", "starting", "unknown"] {
             let is = f64::from(u8::from(ready.name() == state));
             let own = vec![word("state", state)];

@@ -630,3 +630,23 @@ fn news_of_a_process_that_is_over_begin_nothing() {
     let ready = "loopwarden_engine_ready{state=\"accepts\"}";
     assert_eq!(shown(&mut subject, at(1), ready), None);
 }
+
+#[test]
+fn a_process_that_gets_its_pods_name_keeps_its_engines() {
+    let mut subject = instruments();
+    let recognised = Notice::Loop {
+        at: at(0).mono,
+        info: info(7, 7),
+    };
+    subject.notice(&recognised, at(0));
+    subject.notice(&told(1, EngineNews::Ready(EngineReady::Accepts)), at(1));
+    let placed = Notice::Placed {
+        at: at(2).mono,
+        info: info(7, 7),
+    };
+    subject.notice(&placed, at(2));
+    let ready = "loopwarden_engine_ready{state=\"accepts\"}";
+    assert_eq!(shown(&mut subject, at(2), ready), Some(1.0));
+    let refused = "loopwarden_engine_connects_total{outcome=\"refused\"}";
+    assert_eq!(shown(&mut subject, at(2), refused), Some(0.0));
+}
