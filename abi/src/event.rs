@@ -40,6 +40,48 @@ pub enum EventKind {
     ProbeBegan = 12,
     /// That connection is over for who asked for it: `flags` is a `PROBE_*`, the rest as when it began.
     ProbeEnded = 13,
+    /// A known process listens: the port is `id`, in the network namespace `arg`; `extra` is the last word of the address, 0 for
+    /// any, and `flags` a `FAMILY_*`.
+    Listening = 14,
+    /// A known process has taken bytes out of the first connection to such a port: `id` and `arg` as then.
+    Accepted = 15,
+}
+
+/// IPv4, also in an IPv6 socket.
+pub const FAMILY_V4: u16 = 4;
+/// IPv6.
+pub const FAMILY_V6: u16 = 6;
+
+/// Who connected where on its own machine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct ConnectKey {
+    /// The process.
+    pub tgid: u32,
+    /// Its network namespace, by inode.
+    pub netns: u32,
+    /// The port.
+    pub port: u16,
+    /// `FAMILY_*`
+    pub family: u16,
+    /// Last word of the address.
+    pub address: u32,
+}
+
+/// How often, and when.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct ConnectCount {
+    /// Handshakes that were completed.
+    pub ok: u64,
+    /// Connections that were refused.
+    pub refused: u64,
+    /// When the first of the last run of refused ones was refused, without a completed one between; 0 if none was.
+    pub first_refused: u64,
+    /// One was completed since then.
+    pub answered: u64,
+    /// When the last of all these was.
+    pub last: u64,
 }
 
 /// Something was sent back before the end.
@@ -102,3 +144,5 @@ pub struct TaskListing {
 
 const _: () = assert!(size_of::<Event>() == 120);
 const _: () = assert!(size_of::<TaskListing>() == 16);
+const _: () = assert!(size_of::<ConnectKey>() == 16);
+const _: () = assert!(size_of::<ConnectCount>() == 40);

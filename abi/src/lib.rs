@@ -22,6 +22,8 @@ pub const MAX_THREADS: u32 = 32_768;
 pub const MAX_PORTS: u32 = 4096;
 /// Connections to these ports that are followed at once; the oldest give way.
 pub const MAX_CONNECTIONS: u32 = 8192;
+/// Ports of the own machine to which watched processes connect, each counted for itself.
+pub const MAX_CONNECTS: u32 = 2048;
 /// Bytes of the ring of rare events.
 pub const RING_BYTES: u32 = 1 << 20;
 
@@ -53,6 +55,10 @@ pub mod names {
     pub const SOCKET_FACTS: &str = "SOCKET_FACTS";
     /// Raw tracepoint on changes of a connection's state.
     pub const CONNECTION_CHANGED: &str = "connection_changed";
+    /// [`crate::ConnectCount`]s by [`crate::ConnectKey`].
+    pub const CONNECTS: &str = "CONNECTS";
+    /// Raw tracepoint on bytes that are taken out of a TCP connection.
+    pub const BYTES_TAKEN: &str = "bytes_taken";
     /// Global of type [`crate::Settings`].
     pub const SETTINGS: &str = "SETTINGS";
 }
@@ -75,11 +81,13 @@ pub enum Counter {
     BadSlot = 5,
     /// User space: no slot was free for a loop.
     SlotsFull = 6,
+    /// A map of connections was full: one is not counted.
+    ConnectsFull = 7,
 }
 
 impl Counter {
     /// How many there are.
-    pub const COUNT: u32 = 7;
+    pub const COUNT: u32 = 8;
     /// All of them, in the order of their index.
     pub const ALL: [Counter; Self::COUNT as usize] = [
         Counter::RingFull,
@@ -89,6 +97,7 @@ impl Counter {
         Counter::ReadFailed,
         Counter::BadSlot,
         Counter::SlotsFull,
+        Counter::ConnectsFull,
     ];
 
     /// The word used in metrics and in `lost` lines.
@@ -102,6 +111,7 @@ impl Counter {
             Counter::ReadFailed => "read_failed",
             Counter::BadSlot => "bad_slot",
             Counter::SlotsFull => "slots_full",
+            Counter::ConnectsFull => "connects_full",
         }
     }
 }
@@ -182,8 +192,10 @@ pub struct SocketFacts {
     pub net_inum: u32,
     /// `tcp_sock.bytes_received`
     pub bytes_received: u32,
+    /// `sock.sk_err`
+    pub err: u32,
 }
 
-const _: () = assert!(size_of::<SocketFacts>() == 40);
+const _: () = assert!(size_of::<SocketFacts>() == 44);
 const _: () = assert!(size_of::<Settings>() == 8);
 const _: () = assert!(size_of::<Offsets>() == 88);

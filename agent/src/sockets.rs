@@ -102,6 +102,31 @@ pub fn listeners(pid: Pid, port: Option<u16>) -> io::Result<Vec<Listener>> {
         .collect())
 }
 
+/// Where a process listens, as far as procfs shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Doors {
+    /// The ports.
+    pub ports: Vec<Listener>,
+    /// Somebody has a connection to one of them, and it was accepted: in the queue a connection belongs to nobody.
+    pub accepted: bool,
+}
+
+/// The ports on which a process listens, and whether it has accepted a connection there that is still open.
+pub fn doors(pid: Pid) -> io::Result<Doors> {
+    let ports = listeners(pid, None)?;
+    if ports.is_empty() {
+        return Ok(Doors::default());
+    }
+    let mut accepted = false;
+    let tables = [Table::Tcp, Table::Tcp6];
+    scan_of(&tables, &format!("/proc/{pid}"), &mut |entry| {
+        let is_open = entry.remote.port() != 0 && entry.inode != 0;
+        accepted = is_open && ports.iter().any(|own| own.port == entry.local.port());
+        accepted
+    })?;
+    Ok(Doors { ports, accepted })
+}
+
 /// Goes through the tables of a network namespace, of the process or thread at `place`, until `take` has enough.
 pub fn scan(place: &str, take: &mut dyn FnMut(Entry) -> bool) -> io::Result<()> {
     scan_of(&Table::ALL, place, take)
@@ -221,6 +246,32 @@ mod tests {
         ] {
             assert_eq!(parse(bad, Table::Tcp), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_connection_counts_when_it_was_accepted() {
+        let own = Pid(std::process::id());
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        // Other tests of this process listen too.
+        let accepted = || {
+            let netns = proc::network_namespace(own).unwrap();
+            let mut found = false;
+            scan_of(&[Table::Tcp], "/proc/self", &mut |entry| {
+                found |= entry.local.port() == port && entry.remote.port() != 0 && entry.inode != 0;
+                false
+            })
+            .unwrap();
+            let doors = doors(own).unwrap();
+            assert!(doors.ports.contains(&Listener { netns, port }));
+            assert!(doors.accepted || !found);
+            found
+        };
+        assert!(!accepted());
+        let _client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        assert!(!accepted(), "it waits in the queue");
+        let _server = socket.accept().unwrap();
+        assert!(accepted());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use loopwarden::export::event::{late, record};
 use loopwarden::export::registry::Now;
 use loopwarden::pipeline::collect::{Collector, Step};
+use loopwarden::pipeline::engines::{EngineNews, EngineReady, EngineView, News, StartupRace};
 use loopwarden::pipeline::evidence::{ChildDetail, Details, SocketDetail, Stack, StackKind};
 use loopwarden::pipeline::liveness::{Level, Outlook, RiskView};
 use loopwarden::pipeline::pod::PodName;
@@ -143,6 +144,10 @@ fn expected(notice: &Notice) -> Option<&'static str> {
         Notice::Action { .. } => Some("loopwarden.action"),
         Notice::Risk { .. } => Some("loopwarden.liveness_risk"),
         Notice::Lost { .. } => Some("loopwarden.lost"),
+        Notice::Engine { news, .. } => match news.what {
+            EngineNews::StartupRace(_) => Some("loopwarden.startup_race"),
+            _ => None,
+        },
         Notice::Loop { .. }
         | Notice::Placed { .. }
         | Notice::StallUpdated { .. }
@@ -256,6 +261,20 @@ fn notices() -> Vec<Notice> {
             info: info(),
             lasted: Duration::from_secs(1),
         },
+        Notice::Engine {
+            info: info(),
+            news: News {
+                at,
+                what: EngineNews::Ready(EngineReady::Accepts),
+            },
+        },
+        Notice::Engine {
+            info: info(),
+            news: News {
+                at,
+                what: EngineNews::StartupRace(Box::new(race())),
+            },
+        },
         Notice::Lost {
             at,
             what: "ring_full".into(),
@@ -275,6 +294,22 @@ fn notices() -> Vec<Notice> {
             ended_by: EndedBy::Exit,
         },
     ]
+}
+
+fn race() -> StartupRace {
+    StartupRace {
+        incident: IncidentId(3),
+        engine: EngineView {
+            pid: Pid(9),
+            exe: "query-engine".into(),
+            generation: 1,
+        },
+        began: Mono(1),
+        lasted: Duration::from_secs(5),
+        refused: 50,
+        port: Some(4466),
+        startup: Some(Duration::from_secs(6)),
+    }
 }
 
 fn info() -> Arc<LoopInfo> {

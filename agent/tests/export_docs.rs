@@ -7,6 +7,7 @@ use loopwarden::export::metric::{COMMON, Instrument, Kind, Metric, Scope};
 use loopwarden::export::names;
 use loopwarden::export::registry::PAGE_KEEPS;
 use loopwarden::export::settings::{DEFAULT_INTERVAL, DEFAULT_LISTEN};
+use loopwarden::pipeline::engines::Why;
 use loopwarden::pipeline::{CauseKind, Refusal};
 
 #[test]
@@ -101,25 +102,34 @@ fn values() -> Vec<(&'static str, String)> {
             .join(", ")
     };
     vec![
-        ("state", words(&["idle", "active"])),
+        (
+            "state",
+            "of `loopwarden.loop.time` `idle`, `active`; of `loopwarden.engine.ready` `accepts`, `starting`, `unknown`".to_owned(),
+        ),
+        ("stage", words(&["listening", "accepting"])),
+        ("reason", words(&Why::COUNTED.map(Why::name))),
         ("cause", words(&CauseKind::ALL.map(CauseKind::name))),
         ("signal", words(&["SIGTERM", "SIGKILL"])),
         ("mode", words(&["observe", "enforce"])),
         (
             "outcome",
-            words(&[
-                "sent",
-                "would_send",
-                "refused",
-                "failed",
-                "gone",
-                "ineffective",
-            ]),
+            format!(
+                "of signals {}; of `loopwarden.engine.connects` {}",
+                words(&[
+                    "sent",
+                    "would_send",
+                    "refused",
+                    "failed",
+                    "gone",
+                    "ineffective",
+                ]),
+                words(&["ok", "refused"])
+            ),
         ),
         (
             "refused_by",
             format!(
-                "only where `outcome` is `refused`: {}",
+                "only of signals where `outcome` is `refused`: {}",
                 words(&Refusal::ALL.map(Refusal::name))
             ),
         ),
@@ -154,7 +164,7 @@ fn events(out: &mut String) {
         "\n## Events\n\n\
          Over OTLP the following are also told as log records, each with its name in `event_name`, a severity, a sentence as \
          body, and attributes: `loopwarden.stall_opened`, `loopwarden.stall_closed`, `loopwarden.action`, \
-         `loopwarden.liveness_risk`, `loopwarden.lost`. Which is told when, with which attributes, and what follows an outage of the collector: [events](events.md).\n\n\
+         `loopwarden.liveness_risk`, `loopwarden.startup_race`, `loopwarden.lost`. Which is told when, with which attributes, and what follows an outage of the collector: [events](events.md).\n\n\
          ## Settings\n\n\
          The section `export` of the configuration file, and over it the standard variables, each also as the variable of a \
          signal where OpenTelemetry has one (`OTEL_EXPORTER_OTLP_LOGS_ENDPOINT`): `OTEL_EXPORTER_OTLP_ENDPOINT`, `_PROTOCOL` \

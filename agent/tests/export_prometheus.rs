@@ -13,8 +13,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use export_support::{
-    PATIENCE, at_risk, closed, ended, eventually, get, info, opened, sent, settings, start, totals,
-    waited,
+    PATIENCE, at_risk, closed, ended, engine, eventually, get, info, opened, sent, settings, start,
+    totals, waited,
 };
 use loopwarden::export::Exporter;
 use loopwarden::export::metric::{Kind, Metric};
@@ -203,6 +203,7 @@ async fn a_real_prometheus_understands_what_is_pushed_and_scraped() {
         at_risk(&me),
         sent(&me),
         waited(&me),
+        engine(&me),
         closed(&me),
         lost,
     ];

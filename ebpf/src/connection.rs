@@ -2,7 +2,8 @@
 //!
 //! Both ends are seen. The one that asks changes its state in the context of the process that connects, which so is known; the
 //! one that is asked says in which network namespace the port is. They are joined by addresses and ports when the handshake is
-//! complete. What comes from other machines has no asking end here and is no probe.
+//! complete. What comes from other machines has no asking end here and is no probe. What watched processes themselves do is the
+//! affair of `engine`.
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{HashMap, LruHashMap};
@@ -10,19 +11,21 @@ use aya_ebpf::programs::RawTracePointContext;
 use aya_log_ebpf::debug;
 use loopwarden_abi::{
     EventKind, MAX_CONNECTIONS, MAX_PORTS, PROBE_ANSWERED, PROBE_GIVEN_UP, PROBE_REFUSED,
-    SLOT_PENDING, SocketFacts,
+    SLOT_PENDING, SocketFacts, TASK_WATCHED,
 };
 
+use crate::engine;
 use crate::global;
 use crate::kernel::field;
 use crate::maps::{Caller, SETTINGS, TASKS, event, now, send};
 
 /// `include/net/tcp_states.h`.
-const ESTABLISHED: i32 = 1;
+pub const ESTABLISHED: i32 = 1;
 const SYN_SENT: i32 = 2;
 const SYN_RECV: i32 = 3;
-const CLOSE: i32 = 7;
+pub const CLOSE: i32 = 7;
 const CLOSE_WAIT: i32 = 8;
+const LISTEN: i32 = 10;
 
 const AF_INET6: u16 = 10;
 
@@ -57,6 +60,7 @@ pub static SOCKET_FACTS: SocketFacts = SocketFacts {
     net: 0,
     net_inum: 0,
     bytes_received: 0,
+    err: 0,
 };
 
 #[derive(Clone, Copy)]
@@ -97,8 +101,14 @@ pub fn changed(ctx: &RawTracePointContext) {
     let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
     if new == SYN_SENT {
         asked_for(socket);
+    } else if new == LISTEN {
+        engine::listens(socket);
+    } else if old == LISTEN && new == CLOSE {
+        engine::listens_no_more(socket);
     } else if old == SYN_RECV && new == ESTABLISHED {
         arrived(ctx, socket);
+    } else if old == SYN_SENT && engine::answered(socket, new) {
+        // No probe.
     } else if old == SYN_SENT && new == ESTABLISHED {
         accepted(socket);
     } else if old == SYN_SENT || old == ESTABLISHED {
@@ -109,13 +119,17 @@ pub fn changed(ctx: &RawTracePointContext) {
 /// In the context of who connects; it has no port of its own yet.
 #[inline(always)]
 fn asked_for(socket: *const u8) {
-    let port = far_port(socket);
-    if PORTS.get_ptr(port).is_none() {
-        return;
-    }
     let caller = Caller::current();
     // What a watched process or its child asks of itself is no probe.
-    if TASKS.get_ptr(caller.tgid).is_some() {
+    if let Some(entry) = TASKS.get_ptr(caller.tgid) {
+        // SAFETY: the pointer comes from the map and is checked.
+        if unsafe { (*entry).flags } & TASK_WATCHED != 0 {
+            engine::asked_for(socket, caller);
+        }
+        return;
+    }
+    let port = far_port(socket);
+    if PORTS.get_ptr(port).is_none() {
         return;
     }
     let connection = Connection {
@@ -262,29 +276,33 @@ fn is_busy(visitor: [u32; 3]) -> bool {
 }
 
 #[inline(always)]
-fn near_port(socket: *const u8) -> u32 {
+pub fn near_port(socket: *const u8) -> u32 {
     u32::from(field::<u16>(socket, global!(SOCKET_FACTS.num)).unwrap_or(0))
 }
 
 #[inline(always)]
-fn far_port(socket: *const u8) -> u32 {
+pub fn far_port(socket: *const u8) -> u32 {
     u32::from(u16::from_be(
         field::<u16>(socket, global!(SOCKET_FACTS.dport)).unwrap_or(0),
     ))
 }
 
 #[inline(always)]
-fn netns(socket: *const u8) -> u32 {
+pub fn netns(socket: *const u8) -> u32 {
     let net: *const u8 =
         field(socket, global!(SOCKET_FACTS.net)).unwrap_or(core::ptr::null::<u8>());
     field(net, global!(SOCKET_FACTS.net_inum)).unwrap_or(0)
 }
 
+#[inline(always)]
+pub fn is_v6(socket: *const u8) -> bool {
+    field::<u16>(socket, global!(SOCKET_FACTS.family)) == Some(AF_INET6)
+}
+
 /// The own address and the other's. A socket for IPv6 has an IPv4 address as the last word of a mapped one.
 #[inline(always)]
 fn addresses(socket: *const u8) -> (u32, u32) {
-    let family: u16 = field(socket, global!(SOCKET_FACTS.family)).unwrap_or(0);
-    let (own, far) = if family == AF_INET6 {
+    let (own, far) = if is_v6(socket) {
         (
             global!(SOCKET_FACTS.v6_saddr),
             global!(SOCKET_FACTS.v6_daddr),

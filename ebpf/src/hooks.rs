@@ -9,6 +9,7 @@ use aya_ebpf::{
 };
 
 use crate::connection;
+use crate::engine;
 use crate::global;
 use crate::kernel::field;
 use crate::lifecycle::{self, TaskIterator};
@@ -153,6 +154,12 @@ pub fn signal_generate(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 pub fn connection_changed(ctx: RawTracePointContext) -> i32 {
     connection::changed(&ctx);
+    0
+}
+
+#[raw_tracepoint(tracepoint = "tcp_rcv_space_adjust")]
+pub fn bytes_taken(ctx: RawTracePointContext) -> i32 {
+    engine::reads(ctx.arg(0));
     0
 }
 

@@ -9,9 +9,11 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::logs::v1::{LogRecord, SeverityNumber};
 
 use super::delivery::Event;
+use super::engine_news;
 use super::otlp::attribute;
 use super::registry::Now;
 use super::told;
+use crate::pipeline::engines::{EngineNews, StartupRace};
 use crate::pipeline::liveness::{Level, Outlook, RiskView};
 use crate::pipeline::redact::without_credentials;
 use crate::pipeline::{ActionNotice, IncidentId, LoopInfo, Mono, Notice, Outcome, StallView};
@@ -57,6 +59,10 @@ pub fn record(notice: &Notice, now: Now) -> Option<LogRecord> {
                 string("loopwarden.what", what),
                 int("loopwarden.count", *count),
             ],
+        },
+        Notice::Engine { info, news } => match &news.what {
+            EngineNews::StartupRace(race) => raced(info, race, news.at),
+            _ => return None,
         },
         Notice::Loop { .. }
         | Notice::Placed { .. }
@@ -190,6 +196,34 @@ fn at_risk(info: &LoopInfo, risk: &RiskView) -> Draft {
         },
         at: risk.at,
         body: format!("{}: {}", who(info), told::risk_text(risk)),
+        attributes,
+    }
+}
+
+fn raced(info: &LoopInfo, race: &StartupRace, at: Mono) -> Draft {
+    let engine = &race.engine;
+    let mut attributes = common(info);
+    attributes.extend([
+        uid(race.incident, "startup_race"),
+        string("loopwarden.incident", &race.incident.to_string()),
+        int("loopwarden.engine.pid", u64::from(engine.pid.0)),
+        string("loopwarden.engine.executable.name", &engine.exe),
+        int("loopwarden.engine.generation", u64::from(engine.generation)),
+        int("loopwarden.refused", race.refused),
+        seconds("loopwarden.lasted", race.lasted),
+        attribute(
+            "loopwarden.engine.listens",
+            Value::BoolValue(race.port.is_some()),
+        ),
+    ]);
+    if let Some(startup) = race.startup {
+        attributes.push(seconds("loopwarden.engine.startup", startup));
+    }
+    Draft {
+        name: "loopwarden.startup_race",
+        severity: SeverityNumber::Warn,
+        at,
+        body: format!("{}: {}", who(info), engine_news::race_text(race)),
         attributes,
     }
 }

@@ -13,6 +13,7 @@ use super::registry::{Now, Readers, Registry, text, word};
 use crate::pipeline::{ActionNotice, LoopId, LoopInfo, LoopTotals, Mono, Notice, StallView};
 
 mod agent;
+mod engines;
 mod fold;
 mod process;
 mod template;
@@ -91,6 +92,7 @@ impl Instruments {
                 }
                 false
             }
+            Notice::Engine { info, news } => self.engine(info, news, now),
             Notice::Episode { .. } => false,
             Notice::Risk { info, risk } => {
                 self.loop_of(info, now).risk = Some(*risk);
@@ -179,6 +181,7 @@ impl Instruments {
             .entry(key_of(info))
             .or_insert_with(|| Process {
                 group: None,
+                engines: None,
                 loops: HashMap::new(),
             });
         process.loops.entry(info.id).or_default();
@@ -201,6 +204,7 @@ impl Instruments {
             self.registry.end(group, now.mono);
         }
         self.entry(info, now);
+        self.engines_again(info, now);
         self.show(info, now);
     }
 

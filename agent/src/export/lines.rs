@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Map, Value, json};
 
 use super::clean::clean;
-use super::told;
+use super::{engine_news, told};
 use crate::pipeline::redact::without_credentials;
 use crate::pipeline::stamp::{Stamp, Tied, millis};
 use crate::pipeline::{
@@ -152,6 +152,12 @@ impl Lines {
                 "type": "lost", "time": clock.rfc3339(*at), "mono_ns": at.0, "pid": Value::Null, "tid": Value::Null,
                 "what": what, "count": count,
             }),
+            Notice::Engine { info, news } => {
+                let (kind, fields) = engine_news::line(&news.what)?;
+                let mut line = head(kind, news.at, info, clock);
+                line.extend(fields);
+                Value::Object(line)
+            }
             Notice::EngineWait { .. } | Notice::Episode { .. } => return None,
         })
     }
@@ -261,6 +267,10 @@ impl Lines {
                 at, info, totals, ..
             } => (*at, self.summary_text(info, totals)),
             Notice::Lost { at, what, count } => (*at, format!("lost {count} x {what}")),
+            Notice::Engine { info, news } => {
+                let text = engine_news::text(&news.what)?;
+                (news.at, format!("{} {text}", name(info)))
+            }
             Notice::EngineWait { .. } | Notice::Episode { .. } => return None,
         };
         let line = printable(&without_credentials(&line));

@@ -71,6 +71,11 @@ pub const STALL_BOUNDS: [f64; 13] = [
     0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0,
 ];
 
+/// Startups of engines: from some milliseconds to the five minutes of the incident, and twice that.
+pub const STARTUP_BOUNDS: [f64; 14] = [
+    0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0,
+];
+
 macro_rules! metrics {
     ($($id:ident: $name:literal, $unit:literal, $kind:expr, $scope:ident, [$($attribute:literal),*], $help:literal;)*) => {
         /// A metric.
@@ -109,11 +114,23 @@ metrics! {
         "Stalls going on now by what the loop is stuck on";
     EngineWait: "loopwarden.engine.wait.duration", "s", Kind::Histogram(&STALL_BOUNDS), Process, [],
         "Finished waits of the loop thread for an engine";
+    EngineStartup: "loopwarden.engine.startup.duration", "s", Kind::Histogram(&STARTUP_BOUNDS), Process, ["stage"],
+        "Start of an engine until it listened, and until it had accepted its first connection";
+    EngineConnects: "loopwarden.engine.connects", "{connect}", Kind::Counter, Process, ["outcome"],
+        "Connections of the loop's process to its engines, completed and refused; absent where connections are not seen";
+    EngineGenerations: "loopwarden.engine.generations", "{engine}", Kind::Counter, Process, ["reason"],
+        "Engines that ended while their loop's process went on, by why";
+    EngineZombies: "loopwarden.engine.zombies", "{engine}", Kind::Gauge, Process, [],
+        "Engines that have ended more than 5 s ago and are not reaped";
+    EngineReady: "loopwarden.engine.ready", "{engine}", Kind::Gauge, Process, ["state"],
+        "1 for whether the loop's process has an engine that accepts (accepts, starting, unknown), 0 for the others";
     ActionSignals: "loopwarden.action.signals", "{signal}", Kind::Counter, Process,
         ["signal", "mode", "outcome", "refused_by"],
         "Signals that were sent, would have been sent, or were refused";
     RescueDuration: "loopwarden.rescue.duration", "s", Kind::Histogram(&STALL_BOUNDS), Process, [],
         "Start of a stall until the loop polled again, rescued stalls only";
+    RescueRecovery: "loopwarden.rescue.recovery.duration", "s", Kind::Histogram(&STARTUP_BOUNDS), Process, [],
+        "Rescue until a new engine had accepted its first connection";
     LivenessFailed: "loopwarden.liveness.failed_probes", "{probe}", Kind::Gauge, Process, [],
         "Liveness probes that are certain to have failed in a row so far";
     LivenessSigterm: "loopwarden.liveness.time_to_sigterm", "s", Kind::Gauge, Process, [],
@@ -214,6 +231,19 @@ mod tests {
                 "loopwarden_engine_wait_duration_seconds",
             ),
             (Metric::ActionSignals, "loopwarden_action_signals_total"),
+            (
+                Metric::EngineStartup,
+                "loopwarden_engine_startup_duration_seconds",
+            ),
+            (Metric::EngineConnects, "loopwarden_engine_connects_total"),
+            (
+                Metric::EngineGenerations,
+                "loopwarden_engine_generations_total",
+            ),
+            (
+                Metric::RescueRecovery,
+                "loopwarden_rescue_recovery_duration_seconds",
+            ),
             (Metric::RescueDuration, "loopwarden_rescue_duration_seconds"),
             (Metric::LivenessFailed, "loopwarden_liveness_failed_probes"),
             (

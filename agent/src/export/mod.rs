@@ -10,6 +10,7 @@
 mod clean;
 mod clock;
 pub mod delivery;
+mod engine_news;
 pub mod event;
 mod exporter;
 mod hub;

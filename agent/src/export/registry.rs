@@ -166,6 +166,11 @@ impl Registry {
         self.forget_expired(now);
     }
 
+    /// Begins a counter or histogram at zero, unless it is there.
+    pub fn begin(&mut self, group: GroupId, metric: Metric, own: Attributes, now: Now) {
+        self.write(group, metric, own, now, |_| {});
+    }
+
     /// Adds to a counter.
     pub fn add(&mut self, group: GroupId, metric: Metric, own: Attributes, more: f64, now: Now) {
         self.write(group, metric, own, now, |series| series.add(more));

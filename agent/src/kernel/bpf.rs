@@ -11,8 +11,8 @@ use aya::programs::Iter;
 use aya::programs::raw_trace_point::RawTracePointLink;
 use aya_log::EbpfLogger;
 use loopwarden_abi::{
-    BUCKETS, Counter, Event, KEYS, KeyCount, LoopRecord, MAX_LOOPS, NO_DEADLINE, PollKey,
-    SLOT_IGNORED, STATE_BUSY, STATE_POLLING, STATE_UNKNOWN, TASK_DESCENDANT, TASK_WATCHED,
+    BUCKETS, Counter, Event, KEYS, KeyCount, LoopRecord, MAX_CONNECTS, MAX_LOOPS, NO_DEADLINE,
+    PollKey, SLOT_IGNORED, STATE_BUSY, STATE_POLLING, STATE_UNKNOWN, TASK_DESCENDANT, TASK_WATCHED,
     TaskEntry, TaskListing, ThreadEntry, names,
 };
 
@@ -22,11 +22,11 @@ use super::board::Board;
 use super::convert;
 use super::error::KernelError;
 use super::load::{self, Loaded};
-use super::plain::{TaskValue, ThreadValue, read_plain};
+use super::plain::{ConnectName, ConnectValue, TaskValue, ThreadValue, read_plain};
 use super::plan::Plan;
 use super::registers::RegisterReader;
 use super::sensor::{Adoption, Listed, Sensor, Totals};
-use crate::pipeline::event::{Beat, KernelEvent, Listener, Poller, Reading};
+use crate::pipeline::event::{Beat, Connects, KernelEvent, Listener, Poller, Reading};
 use crate::pipeline::{LoopTotals, Pid, Tid};
 
 /// Maps, ring and mapped records of the kernel half.
@@ -42,6 +42,11 @@ pub struct BpfSensor {
     watched_ports: HashSet<Listener>,
     /// What sees connections, while there is a port to watch.
     connections: Option<RawTracePointLink>,
+    /// It is there for engines too, and stays.
+    engines: bool,
+    /// What sees the first bytes that are taken out of a connection, while somebody is to take some.
+    reads: Option<RawTracePointLink>,
+    connects: BpfMap<MapData, ConnectName, ConnectValue>,
     slots: HashMap<Tid, u32>,
     free: VecDeque<u32>,
     refused_slots: u64,
@@ -66,6 +71,7 @@ impl BpfSensor {
         let loops = loaded.ebpf.take_map(names::LOOPS);
         let ports = take(&mut loaded, names::PORTS)?;
         let listeners = take(&mut loaded, names::LISTENERS)?;
+        let connects = take(&mut loaded, names::CONNECTS)?;
         let counters = take(&mut loaded, names::COUNTERS)?;
         let ring = take(&mut loaded, names::EVENTS)?;
         let Some(Map::Array(loops)) = loops else {
@@ -90,6 +96,9 @@ impl BpfSensor {
             listeners,
             watched_ports: HashSet::new(),
             connections: None,
+            engines: false,
+            reads: None,
+            connects,
             slots: HashMap::new(),
             free,
             refused_slots: 0,
@@ -301,9 +310,42 @@ impl Sensor for BpfSensor {
         {
             let _ = self.ports.remove(&port);
         }
-        if self.watched_ports.is_empty() {
+        if self.watched_ports.is_empty() && !self.engines {
             self.connections = None;
         }
+    }
+
+    fn follow_engines(&mut self) -> Result<(), KernelError> {
+        if self.connections.is_none() {
+            self.connections = Some(load::attach_connections(&mut self.loaded.ebpf)?);
+        }
+        self.engines = true;
+        Ok(())
+    }
+
+    fn follow_reads(&mut self, wanted: bool) -> Result<(), KernelError> {
+        if !wanted {
+            self.reads = None;
+        } else if self.reads.is_none() {
+            self.reads = Some(load::attach_reads(&mut self.loaded.ebpf)?);
+        }
+        Ok(())
+    }
+
+    fn connects(&mut self) -> Vec<Connects> {
+        let listed = self.connects.iter().take(MAX_CONNECTS as usize);
+        // One that is forgotten meanwhile ends the list; the next look has the rest.
+        let listed = listed.filter_map(Result::ok);
+        listed
+            .map(|(key, count)| convert::connects(&key.0, &count.0))
+            .collect()
+    }
+
+    fn forget_connects(&mut self, connects: &Connects) {
+        // Already gone is what was wanted.
+        let _ = self
+            .connects
+            .remove(&ConnectName(convert::connect_key(connects)));
     }
 
     fn totals(&self) -> Arc<dyn Totals> {

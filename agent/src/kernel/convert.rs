@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use loopwarden_abi::{
-    BUCKETS, CLASS_EPOLL, CLASS_POLL, CLASS_SELECT, Event, EventKind, LoopRecord, NO_DEADLINE,
-    PROBE_ANSWERED, PROBE_GIVEN_UP, PROBE_REFUSED, PollKey, STATE_BUSY, STATE_POLLING,
-    TASK_WATCHED, WAIT_ANY, WAIT_END_FAILED, WAIT_END_OTHER, WAIT_END_POLLED, WAIT_END_REAPED,
-    WAIT_GROUP, WAIT_PID, WAIT_PIDFD, bucket_bound,
+    BUCKETS, CLASS_EPOLL, CLASS_POLL, CLASS_SELECT, ConnectCount, ConnectKey, Event, EventKind,
+    FAMILY_V4, FAMILY_V6, LoopRecord, NO_DEADLINE, PROBE_ANSWERED, PROBE_GIVEN_UP, PROBE_REFUSED,
+    PollKey, STATE_BUSY, STATE_POLLING, TASK_WATCHED, WAIT_ANY, WAIT_END_FAILED, WAIT_END_OTHER,
+    WAIT_END_POLLED, WAIT_END_REAPED, WAIT_GROUP, WAIT_PID, WAIT_PIDFD, bucket_bound,
 };
 
 use crate::pipeline::event::{
-    Awaited, Beat, KernelEvent, Listener, NestedReading, PollClass, Poller, ProbeEnd, Reading,
-    WaitEnd, WaitOptions, WaitReading, What,
+    Awaited, Beat, Connects, KernelEvent, Listener, NestedReading, Peer, Place, PollClass, Poller,
+    ProbeEnd, Reading, WaitEnd, WaitOptions, WaitReading, What,
 };
 use crate::pipeline::{Histogram, LoopTotals, Mono, Pid, Tid};
 
@@ -141,7 +141,16 @@ fn what(event: &Event) -> Option<What> {
             sender: Pid(event.arg),
             signal: event.id,
         }
-    } else if is(EventKind::ProbeBegan) {
+    } else {
+        return connection(event);
+    })
+}
+
+/// An event about sockets.
+fn connection(event: &Event) -> Option<What> {
+    let is = |kind: EventKind| event.kind == kind as u32;
+    let since = Mono(event.since);
+    Some(if is(EventKind::ProbeBegan) {
         What::ProbeBegan {
             listener: listener(event)?,
             start: since,
@@ -160,9 +169,54 @@ fn what(event: &Event) -> Option<What> {
             netns: event.extra,
             how,
         }
+    } else if is(EventKind::Listening) {
+        What::Listening {
+            listener: listener(event)?,
+            place: Place {
+                v6: event.flags == u32::from(FAMILY_V6),
+                word: event.extra,
+            },
+        }
+    } else if is(EventKind::Accepted) {
+        What::Accepted {
+            listener: listener(event)?,
+        }
     } else {
         return None;
     })
+}
+
+/// How often a process connected somewhere.
+pub fn connects(key: &ConnectKey, count: &ConnectCount) -> Connects {
+    Connects {
+        pid: Pid(key.tgid),
+        peer: Peer {
+            port: Listener {
+                netns: key.netns,
+                port: key.port,
+            },
+            place: Place {
+                v6: key.family == FAMILY_V6,
+                word: key.address,
+            },
+        },
+        ok: count.ok,
+        refused: count.refused,
+        first_refused: (count.first_refused != 0).then_some(Mono(count.first_refused)),
+        last: Mono(count.last),
+    }
+}
+
+/// Under which name that is counted.
+pub fn connect_key(connects: &Connects) -> ConnectKey {
+    let Peer { port, place } = connects.peer;
+    ConnectKey {
+        tgid: connects.pid.0,
+        netns: port.netns,
+        port: port.port,
+        family: if place.v6 { FAMILY_V6 } else { FAMILY_V4 },
+        address: place.word,
+    }
 }
 
 fn listener(event: &Event) -> Option<Listener> {

@@ -70,6 +70,14 @@ pub fn load(settings: Settings) -> Outcome {
                         },
                     };
                     verdicts.insert(format!("hook.{CONNECTION_TRACEPOINT}"), verdict);
+                    let verdict = match &facts.connections_refused {
+                        Some(error) => Verdict::Unsupported(error.clone()),
+                        None => match load_raw(&mut ebpf, names::BYTES_TAKEN) {
+                            Ok(()) => Verdict::Ok,
+                            Err(error) => Verdict::Broken(error.to_string()),
+                        },
+                    };
+                    verdicts.insert(format!("hook.{READ_TRACEPOINT}"), verdict);
                     let plan = Plan { verdicts, ..plan };
                     let tracefs = tracefs.map(|found| found.origin);
                     return Outcome::Loaded(Box::new(Loaded {
@@ -224,10 +232,15 @@ fn explain(error: &dyn std::error::Error) -> String {
 
 /// Where connections change their state.
 const CONNECTION_TRACEPOINT: &str = "inet_sock_set_state";
+/// Where a process has taken bytes out of a TCP connection.
+const READ_TRACEPOINT: &str = "tcp_rcv_space_adjust";
 
 /// Loads what sees connections. It is attached when there is a port to watch: a machine changes many connections.
 fn load_connections(ebpf: &mut Ebpf) -> Result<(), KernelError> {
-    let name = names::CONNECTION_CHANGED;
+    load_raw(ebpf, names::CONNECTION_CHANGED)
+}
+
+fn load_raw(ebpf: &mut Ebpf, name: &str) -> Result<(), KernelError> {
     let program: &mut RawTracePoint = program(ebpf, name)?;
     program
         .load()
@@ -236,10 +249,22 @@ fn load_connections(ebpf: &mut Ebpf) -> Result<(), KernelError> {
 
 /// Attaches it, until the link is dropped.
 pub(super) fn attach_connections(ebpf: &mut Ebpf) -> Result<RawTracePointLink, KernelError> {
-    let name = names::CONNECTION_CHANGED;
+    attach_link(ebpf, names::CONNECTION_CHANGED, CONNECTION_TRACEPOINT)
+}
+
+/// Attaches what sees the first bytes that a process takes out of a connection, until the link is dropped.
+pub(super) fn attach_reads(ebpf: &mut Ebpf) -> Result<RawTracePointLink, KernelError> {
+    attach_link(ebpf, names::BYTES_TAKEN, READ_TRACEPOINT)
+}
+
+fn attach_link(
+    ebpf: &mut Ebpf,
+    name: &str,
+    tracepoint: &str,
+) -> Result<RawTracePointLink, KernelError> {
     let program: &mut RawTracePoint = program(ebpf, name)?;
     program
-        .attach(CONNECTION_TRACEPOINT)
+        .attach(tracepoint)
         .and_then(|id| program.take_link(id))
         .map_err(|error| program_error("attach", name, &error))
 }

@@ -109,6 +109,7 @@ impl KernelTypes {
             net: common(&["skc_net", "net"])?,
             net_inum: self.offset("net", &["ns", "inum"])?,
             bytes_received: self.offset("tcp_sock", &["bytes_received"])?,
+            err: self.offset("sock", &["sk_err"])?,
         })
     }
 

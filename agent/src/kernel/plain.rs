@@ -2,8 +2,8 @@
 
 use aya::Pod;
 use loopwarden_abi::{
-    Event, LoopRecord, Offsets, RegisterFacts, Settings, SocketFacts, TaskEntry, TaskListing,
-    ThreadEntry, ThreadRegisters,
+    ConnectCount, ConnectKey, Event, LoopRecord, Offsets, RegisterFacts, Settings, SocketFacts,
+    TaskEntry, TaskListing, ThreadEntry, ThreadRegisters,
 };
 
 /// A type of `loopwarden_abi`: `repr(C)`, no padding that is not a field, any bit pattern valid.
@@ -55,7 +55,21 @@ pub struct TaskValue(pub TaskEntry);
 #[repr(transparent)]
 pub struct ThreadValue(pub ThreadEntry);
 
+/// A map key (aya wants its own marker on types of ours).
+#[derive(Debug, Clone, Copy)]
+#[repr(transparent)]
+pub struct ConnectName(pub ConnectKey);
+
+/// A map value (aya wants its own marker on types of ours).
+#[derive(Debug, Clone, Copy)]
+#[repr(transparent)]
+pub struct ConnectValue(pub ConnectCount);
+
 // SAFETY: repr(transparent) over a repr(C) type of integers without hidden padding.
+unsafe impl Pod for ConnectName {}
+// SAFETY: as above.
+unsafe impl Pod for ConnectValue {}
+// SAFETY: as above.
 unsafe impl Pod for TaskValue {}
 // SAFETY: as above.
 unsafe impl Pod for ThreadValue {}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::plan::Plan;
 use super::registers::RegisterReader;
-use crate::pipeline::event::{Beat, KernelEvent, Listener, Poller, Reading, WaitReading};
+use crate::pipeline::event::{Beat, Connects, KernelEvent, Listener, Poller, Reading, WaitReading};
 use crate::pipeline::{LoopTotals, Pid, Tid};
 
 /// A process as the kernel lists it.
@@ -83,6 +83,23 @@ pub trait Sensor: Send + fmt::Debug {
     /// Does so no more.
     fn forget_port(&mut self, listener: Listener) {
         let _ = listener;
+    }
+    /// From now on reports where known processes listen, and counts what watched ones connect to on their own machine.
+    fn follow_engines(&mut self) -> Result<(), super::KernelError> {
+        Err(super::KernelError::NoConnections)
+    }
+    /// Reports the first connection that a known process takes, or does so no more: it costs each read of a TCP connection.
+    fn follow_reads(&mut self, wanted: bool) -> Result<(), super::KernelError> {
+        let _ = wanted;
+        Err(super::KernelError::NoConnections)
+    }
+    /// What watched processes connected to so far.
+    fn connects(&mut self) -> Vec<Connects> {
+        Vec::new()
+    }
+    /// Forgets one of these counts.
+    fn forget_connects(&mut self, connects: &Connects) {
+        let _ = connects;
     }
     /// A handle on the counts.
     fn totals(&self) -> Arc<dyn Totals>;

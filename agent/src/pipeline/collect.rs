@@ -124,6 +124,7 @@ impl Collector {
             | Notice::Placed { .. }
             | Notice::Risk { .. }
             | Notice::EngineWait { .. }
+            | Notice::Engine { .. }
             | Notice::LoopEnded { .. }
             | Notice::Lost { .. } => Step::Nothing,
         }

@@ -24,6 +24,52 @@ pub struct Listener {
     pub port: u16,
 }
 
+/// An address of the own machine, as far as it is told apart: its kind and its last word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    /// IPv6; an IPv4 address in an IPv6 socket is an IPv4 address.
+    pub v6: bool,
+    /// The last word; 0 is any address.
+    pub word: u32,
+}
+
+impl Place {
+    /// Whether who listens here is reached there. A socket for any IPv6 address takes IPv4 too.
+    #[must_use]
+    pub const fn takes(self, other: Place) -> bool {
+        if self.word == 0 {
+            return self.v6 || !other.v6;
+        }
+        self.v6 == other.v6 && self.word == other.word
+    }
+}
+
+/// Where a process connects to on its own machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Peer {
+    /// The port.
+    pub port: Listener,
+    /// The address.
+    pub place: Place,
+}
+
+/// How often a process connected there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connects {
+    /// By whom.
+    pub pid: Pid,
+    /// Where to.
+    pub peer: Peer,
+    /// Handshakes that were completed.
+    pub ok: u64,
+    /// Connections that were refused.
+    pub refused: u64,
+    /// When the first of the last run of refused ones was, without a completed one between.
+    pub first_refused: Option<Mono>,
+    /// When the last of all was.
+    pub last: Mono,
+}
+
 /// How a connection ended for who asked for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProbeEnd {
@@ -205,6 +251,18 @@ pub enum What {
         netns: u32,
         /// How.
         how: ProbeEnd,
+    },
+    /// The process listens on a port from now on.
+    Listening {
+        /// Which.
+        listener: Listener,
+        /// On which address.
+        place: Place,
+    },
+    /// The process has taken in what came over the first connection to a port.
+    Accepted {
+        /// Which.
+        listener: Listener,
     },
     /// A signal was sent to the process.
     Signalled {

@@ -89,6 +89,8 @@ pub struct Process {
     pub held_until: Option<Mono>,
     /// Its birth was seen, so that nothing it was told before is unknown.
     pub seen_born: bool,
+    /// When, if it was.
+    pub born: Option<Mono>,
 }
 
 impl Process {
@@ -115,6 +117,7 @@ impl Process {
             held_from: None,
             held_until: None,
             seen_born: false,
+            born: None,
         }
     }
 }
@@ -203,6 +206,7 @@ impl Family {
                 let mut process = Process::found(key, *parent, target, *watched);
                 process.ns_pid = *ns_pid;
                 process.seen_born = true;
+                process.born = Some(event.at);
                 // Until it runs another program it is its parent's image: the same executable, and no engine of its own.
                 if let Some(parent) = self.get(*parent) {
                     process.exe.clone_from(&parent.exe);

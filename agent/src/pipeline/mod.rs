@@ -7,6 +7,7 @@
 pub mod cause;
 pub mod classify;
 pub mod collect;
+pub mod engines;
 pub mod event;
 pub mod evidence;
 pub mod family;

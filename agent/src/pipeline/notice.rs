@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cause::{Cause, CauseKind};
+use super::engines::News;
 use super::evidence::Evidence;
 use super::histogram::Histogram;
 use super::ids::{IncidentId, LoopId, Mono, Pid};
@@ -296,6 +297,13 @@ pub enum Notice {
         info: Arc<LoopInfo>,
         /// How long it took.
         lasted: Duration,
+    },
+    /// News of the engines of a loop's process.
+    Engine {
+        /// Who: one loop of the process.
+        info: Arc<LoopInfo>,
+        /// What.
+        news: News,
     },
     /// A loop is not watched any more: its final counts.
     LoopEnded {

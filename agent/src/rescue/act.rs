@@ -42,6 +42,9 @@ impl Sentinel {
         } else {
             let (outcome, held, detail) = self.strike(tid, child, signal, now);
             struck = held;
+            if outcome == Outcome::Sent {
+                self.engines.struck(child.pid);
+            }
             (outcome, detail)
         };
         let after = crate::kernel::clock::now();

@@ -3,6 +3,7 @@
 use super::{chronicle, sentinel::Sentinel};
 use crate::evidence;
 use crate::kernel::clock;
+use crate::pipeline::engines::Listens;
 use crate::pipeline::event::{KernelEvent, What};
 use crate::pipeline::family::TELLING;
 use crate::pipeline::{EndedBy, Mono, PidKey};
@@ -24,10 +25,12 @@ impl Sentinel {
             family,
             loops,
             pending,
+            engines,
             ..
         } = self;
         sensor.drain(&mut |event| {
             chronicle::note_event(loops, family, &event);
+            engines.note_event(family, &event);
             let must_read = family.apply(&event);
             pending.push_back((event, must_read));
         });
@@ -77,6 +80,16 @@ impl Sentinel {
                 netns,
                 how,
             } => self.probe_ended(event, *listener, *start, (*how, *netns)),
+            What::Listening { listener, place } => {
+                let listens = Listens {
+                    at: event.at,
+                    port: *listener,
+                    place: Some(*place),
+                    exact: true,
+                };
+                self.began_to_listen(event, listens);
+            }
+            What::Accepted { listener } => self.accepted(event, *listener),
             What::Forked { .. } | What::Exited { .. } | What::Signalled { .. } => {}
         }
     }
@@ -129,6 +142,7 @@ impl Sentinel {
         // By its basename alone an engine is known at once; by its command line when the scout has read it.
         if self.rules.is_engine(target, exe, "") {
             process.engine = Some(true);
+            self.engine_known(event.pid);
         }
         self.ask(Question::Look {
             pid: event.pid,

@@ -8,6 +8,7 @@ mod accounts;
 mod act;
 mod chronicle;
 mod ended;
+mod engines;
 mod episode;
 mod events;
 mod explain;

@@ -64,6 +64,7 @@ impl Sentinel {
         process.exe = proc::exe_name(pid).unwrap_or_default();
         process.ns_pid = number_for_parent(pid, stat.parent);
         self.family.insert(process);
+        self.follow_engines_of(target);
         self.ask(Question::Look {
             pid,
             target,
@@ -110,6 +111,8 @@ impl Sentinel {
             }
             Answer::Rematched { pid, target, .. } => self.rematched(pid, target),
             Answer::Ports { pid, listeners } => self.listens(pid, listeners),
+            Answer::Doors { pid, doors } => self.doors_found(pid, &doors),
+            Answer::Unreaped(found) => self.unreaped(&found),
             Answer::Scanned(processes) => self.scanned(&processes),
         }
     }
@@ -163,15 +166,18 @@ impl Sentinel {
             .clone()
             .or_else(|| process.container.take());
         process.parent = sighting.parent;
-        let (key, parent) = (process.key, process.parent);
+        let (key, parent, watched) = (process.key, process.parent, process.watched);
+        if engine && watched {
+            process.watched = false;
+        }
         if engine {
             // It may have been told before it was known to be one.
             self.unshown_due = Mono::default();
+            self.engine_known(key.pid);
         }
-        if engine && process.watched {
-            process.watched = false;
+        if engine && watched {
             self.unwatch_threads(key, parent);
-        } else if threads && process.watched {
+        } else if threads && watched {
             self.adopt_threads(key, target, sighting);
         }
         if let Some(place) = &sighting.place {
@@ -252,6 +258,7 @@ impl Sentinel {
 
     /// Forgets a process. Its id may belong to a new one already, which stays.
     pub(super) fn process_ended(&mut self, key: PidKey, at: Mono, how: EndedBy) {
+        self.engine_or_loop_ended(key, at, how);
         let ended = |watched: &&Loop| watched.id.process.matches(key);
         let threads: Vec<Tid> = self
             .loops

@@ -177,6 +177,7 @@ impl Sentinel {
 
     pub(super) fn retarget(&mut self, pid: Pid, number: usize) {
         self.renumber(pid, number);
+        self.follow_engines_of(number);
         let Some(stall_after) = self
             .settings
             .targets

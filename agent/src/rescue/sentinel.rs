@@ -7,6 +7,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::engines::EngineWatch;
 use super::loops::Loop;
 use super::probed::Probed;
 use super::settings::Settings;
@@ -68,6 +69,7 @@ pub(super) struct Sentinel {
     pub(super) probed: Probed,
     /// Processes of whose cgroups it was told that they are of no known form.
     pub(super) told_unknown: HashSet<Pid>,
+    pub(super) engines: EngineWatch,
     pub(super) freezer: Freezer,
     /// Pollers shared by several threads of a process.
     pub(super) pools: HashMap<Pid, Vec<Poller>>,
@@ -128,6 +130,7 @@ impl Sentinel {
             cpu_stats: HashMap::new(),
             probed: Probed::default(),
             told_unknown: HashSet::new(),
+            engines: EngineWatch::default(),
             freezer: Freezer::find(),
             pools: HashMap::new(),
             told_lost: HashMap::new(),
@@ -210,6 +213,7 @@ impl Sentinel {
             // Last: it is for telling only.
             self.follow_risk(*tid, now);
         }
+        self.follow_engines(now);
         self.follow_unshown(now);
         let events = self.sensor.events_fd().is_some();
         if now >= self.next_rescan {
@@ -223,6 +227,8 @@ impl Sentinel {
             self.ask(Question::Scan { appraise });
             self.remember_engines();
             self.ask_for_ports(now);
+            self.ask_about_engines();
+            self.count_connects(now);
             self.tell_lost(now);
         }
         let earliest = self
@@ -234,6 +240,7 @@ impl Sentinel {
             .unwrap_or(self.next_rescan)
             .min(self.next_rescan)
             .min(self.unshown_due);
+        due = due.min(self.engines.due(now).unwrap_or(due));
         self.rereads = if self.unread { self.rereads + 1 } else { 0 };
         if (1..=MOST_REREADS).contains(&self.rereads) {
             // A wait may have begun that nothing tells of again.
@@ -281,6 +288,7 @@ impl Sentinel {
     /// Ends watching: open stalls are closed as detached, and every loop's final counts are told.
     pub(super) fn finish(mut self) -> (Summary, Box<dyn Sensor>) {
         let now = clock::now();
+        self.finish_engines(now);
         for tid in self.loops.keys().copied().collect::<Vec<_>>() {
             self.read_loop(tid);
             self.end_loop(tid, now, EndedBy::Detached, false);

@@ -345,6 +345,9 @@ impl Sentinel {
                     .ended
                     .is_some_and(|ended| at.since(ended) <= RESCUED_WITHIN)
             });
+        if rescued {
+            self.engine_recovers(id.process, at);
+        }
         let acted = stall.cause_of_action.take().filter(|_| rescued);
         stall.add_rest(id, at);
         if let Some((cause, seen)) = acted.or_else(|| stall.shares.largest()) {

@@ -14,10 +14,12 @@ use self::reader::{Procfs, Reader};
 use self::work::{Shared, Work};
 use super::cgroup::CpuStat;
 use super::sight::Sighting;
+use crate::pipeline::engines::Zombie;
 use crate::pipeline::event::Listener;
 use crate::pipeline::place::Seat;
 use crate::pipeline::pod::Found;
 use crate::pipeline::{Mono, Pid};
+use crate::sockets::Doors;
 
 pub mod activity;
 mod reader;
@@ -88,6 +90,8 @@ pub enum Question {
         /// The port, if it is known.
         port: Option<u16>,
     },
+    /// On which ports does an engine listen, and has it accepted a connection there?
+    Doors(Pid),
     /// The configuration changed.
     Rules(Arc<dyn Matching>),
 }
@@ -140,6 +144,15 @@ pub enum Answer {
         /// Where.
         listeners: Vec<Listener>,
     },
+    /// Where an engine listens.
+    Doors {
+        /// Which engine.
+        pid: Pid,
+        /// What was found.
+        doors: Doors,
+    },
+    /// Every process that has ended and is not reaped; comes just before `Scanned`.
+    Unreaped(Vec<Zombie>),
     /// Every process and its parent.
     Scanned(Vec<(Pid, Pid)>),
 }

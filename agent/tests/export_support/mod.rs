@@ -14,6 +14,7 @@ use loopwarden::export::{
     AgentSource, AgentStats, Exporter, FileSettings, HookVerdict, JournalStats, KubernetesStats,
     LoopSource, MapFill, Settings,
 };
+use loopwarden::pipeline::engines::{EngineNews, EngineReady, News};
 use loopwarden::pipeline::liveness::{Level, Outlook, RiskView};
 use loopwarden::pipeline::{
     ActionNotice, Cause, CauseKind, EndedBy, Histogram, IncidentId, LoopId, LoopInfo, LoopTotals,
@@ -198,6 +199,17 @@ pub fn waited(info: &Arc<LoopInfo>) -> Notice {
         at: mono(),
         info: info.clone(),
         lasted: Duration::from_millis(500),
+    }
+}
+
+/// A loop whose engine has had its first connection.
+pub fn engine(info: &Arc<LoopInfo>) -> Notice {
+    Notice::Engine {
+        info: info.clone(),
+        news: News {
+            at: mono(),
+            what: EngineNews::Ready(EngineReady::Accepts),
+        },
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{SETTLES, fold};
 use crate::export::metric::Metric;
 use crate::export::registry::{AttributeValue, Attributes, GroupId, Now, Registry, text, word};
+use crate::pipeline::engines::EngineReady;
 use crate::pipeline::liveness::{Level, RiskView};
 use crate::pipeline::{CauseKind, LoopId, LoopInfo, LoopTotals, Mono, PidKey};
 
@@ -23,6 +24,8 @@ pub(super) struct Process {
     pub(super) group: Option<GroupId>,
     /// Its loops, those that ended too: their counts stay part of the sum.
     pub(super) loops: HashMap<LoopId, Loop>,
+    /// Whether one of its engines accepts, and how many are not reaped; nothing without engines.
+    pub(super) engines: Option<(EngineReady, u64)>,
 }
 
 #[derive(Debug, Default)]

@@ -7,7 +7,7 @@ use crate::pipeline::Pid;
 use crate::pipeline::event::Listener;
 use crate::pipeline::place::Place;
 use crate::proc::{self, Stat};
-use crate::sockets;
+use crate::sockets::{self, Doors};
 use crate::target::cgroup::CpuStat;
 use crate::target::sight::{self, Sighting};
 
@@ -21,6 +21,7 @@ pub(super) trait Reader: Send + Sync {
     fn look(&self, pid: Pid, threads: bool, begins: &dyn Fn(Reading)) -> io::Result<Sighting>;
     fn cpu_stat(&self, pid: Pid) -> Option<CpuStat>;
     fn listeners(&self, pid: Pid, port: Option<u16>) -> io::Result<Vec<Listener>>;
+    fn doors(&self, pid: Pid) -> io::Result<Doors>;
 }
 
 pub(super) struct Procfs;
@@ -56,5 +57,9 @@ impl Reader for Procfs {
 
     fn listeners(&self, pid: Pid, port: Option<u16>) -> io::Result<Vec<Listener>> {
         sockets::listeners(pid, port)
+    }
+
+    fn doors(&self, pid: Pid) -> io::Result<Doors> {
+        sockets::doors(pid)
     }
 }

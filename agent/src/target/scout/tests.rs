@@ -80,6 +80,10 @@ impl Reader for Fake {
     fn listeners(&self, _: Pid, _: Option<u16>) -> io::Result<Vec<Listener>> {
         Ok(Vec::new())
     }
+
+    fn doors(&self, _: Pid) -> io::Result<Doors> {
+        Ok(Doors::default())
+    }
 }
 
 #[derive(Debug)]
@@ -179,6 +183,10 @@ fn a_read_that_hangs_is_told_once_and_another_thread_reads_on() {
     stage.ask(Question::Scan { appraise: true });
     assert_eq!(stage.matched(), (Pid(1), NEW));
     assert_eq!(stage.matched(), (Pid(2), NEW));
+    match stage.answers.recv_timeout(PATIENCE).unwrap() {
+        Answer::Unreaped(zombies) => assert_eq!(zombies, []),
+        other => panic!("{other:?}"),
+    }
     match stage.answers.recv_timeout(PATIENCE).unwrap() {
         Answer::Scanned(all) => assert_eq!(all.len(), 3),
         other => panic!("{other:?}"),

@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::activity::{Activity, Reading};
 use super::reader::Reader;
 use super::{Answer, Candidate, Matching, Question};
-use crate::pipeline::Pid;
+use crate::pipeline::engines::Zombie;
+use crate::pipeline::{Pid, PidKey};
+use crate::proc;
 
 type Reply = Box<dyn Fn(Answer) + Send + Sync>;
 
@@ -132,6 +134,7 @@ impl Work {
             Question::Appraise(pid) => self.appraise(pid),
             Question::Rematch(pid) => self.rematch(pid),
             Question::Ports { pid, port } => self.ports(pid, port),
+            Question::Doors(pid) => self.doors(pid),
             Question::Scan { appraise } => self.scan(appraise),
             Question::Rules(rules) => {
                 (*lock(&self.shared.rules)).clone_from(&rules);
@@ -253,6 +256,18 @@ impl Work {
         }
     }
 
+    fn doors(&mut self, pid: Pid) {
+        if self.avoids(pid) {
+            return;
+        }
+        self.begins(pid, Reading::Sockets);
+        match self.shared.reader.doors(pid) {
+            Ok(doors) => self.answer(Answer::Doors { pid, doors }),
+            // It is asked again as long as the process is there.
+            Err(error) => log::debug!("the sockets of engine {pid} could not be read: {error}"),
+        }
+    }
+
     fn scan(&mut self, appraise: bool) {
         self.activity.begins(None, Reading::Processes);
         let pids = match self.shared.reader.processes() {
@@ -264,6 +279,7 @@ impl Work {
         };
         let mut found = Vec::with_capacity(pids.len());
         let mut starts = HashMap::with_capacity(pids.len());
+        let mut unreaped = Vec::new();
         for pid in pids {
             self.begins(pid, Reading::Stat);
             let stat = self.shared.reader.stat(pid);
@@ -274,6 +290,15 @@ impl Work {
                 continue;
             };
             found.push((pid, stat.parent));
+            if stat.state == 'Z' {
+                unreaped.push(Zombie {
+                    key: PidKey {
+                        pid,
+                        start_ns: proc::start_ns(&stat),
+                    },
+                    parent: stat.parent,
+                });
+            }
             let seen = self.appraised.get(&pid) == Some(&stat.start_ticks);
             if appraise && !seen {
                 self.appraise(pid);
@@ -284,6 +309,7 @@ impl Work {
             }
         }
         self.appraised = starts;
+        self.answer(Answer::Unreaped(unreaped));
         self.answer(Answer::Scanned(found));
     }
 }

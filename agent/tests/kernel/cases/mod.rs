@@ -5,6 +5,7 @@ use libtest_mimic::Trial;
 
 mod causes;
 mod command;
+mod engines;
 mod given_up;
 mod guards;
 mod held;
@@ -50,6 +51,7 @@ pub(crate) fn all() -> Vec<Case> {
     let subjects = [
         causes::cases(),
         command::cases(),
+        engines::cases(),
         given_up::cases(),
         guards::cases(),
         held::cases(),

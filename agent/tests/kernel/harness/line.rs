@@ -10,7 +10,7 @@ pub(crate) struct Line(Value);
 /// Fields of every line.
 const HEAD: [&str; 5] = ["type", "time", "mono_ns", "pid", "tid"];
 /// Fields that a line of a type has, and those it may have, after those of every line.
-const FIELDS: [(&str, &[&str], &[&str]); 9] = [
+const FIELDS: [(&str, &[&str], &[&str]); 13] = [
     ("loop", &["exe", "poller", "plan"], &[]),
     (
         "stall_opened",
@@ -51,6 +51,36 @@ const FIELDS: [(&str, &[&str], &[&str]); 9] = [
             "sigterm_uncertainty_s",
             "sigkill_uncertainty_s",
         ],
+    ),
+    (
+        "engine",
+        &["event"],
+        &[
+            "engine",
+            "exe",
+            "generation",
+            "port",
+            "after_ms",
+            "refused",
+            "reason",
+            "status",
+            "zombies",
+            "parent",
+        ],
+    ),
+    ("engine_ready", &["ready"], &["refused"]),
+    ("recovery", &["after_ms"], &[]),
+    (
+        "startup_race",
+        &[
+            "incident",
+            "engine",
+            "exe",
+            "generation",
+            "refused",
+            "lasted_ms",
+        ],
+        &["port", "startup_ms"],
     ),
     ("lost", &["what", "count"], &[]),
     (

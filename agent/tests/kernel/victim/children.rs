@@ -33,8 +33,22 @@ pub(super) fn spawn(kind: &str, program: &str) -> Result<i32> {
         }
         _ => match kind.strip_prefix("ends-after-") {
             Some(ms) => start(program, &["ends-after", ms], 0),
-            None => bail!("no such kind of child: {kind}"),
+            None => late(kind, program),
         },
+    }
+}
+
+/// `late-PORT-MS`: an engine that listens there after so long; `shell-PORT-MS`: one behind a shell.
+fn late(kind: &str, program: &str) -> Result<i32> {
+    let words: Vec<&str> = kind.split('-').collect();
+    match words[..] {
+        ["late", port, after] => start_with(program, &["listens", port, after], 0, Ears::Open),
+        ["shell", port, after] => {
+            let (outer, engine) = program.split_once(':').context("no engine named")?;
+            let part = ["wrapper", engine, "listens", port, after];
+            start_with(outer, &part, 0, Ears::Open)
+        }
+        _ => bail!("no such kind of child: {kind}"),
     }
 }
 

@@ -53,8 +53,12 @@ pub(super) fn leader_ends() -> Result<()> {
 }
 
 /// A shell in between: starts the engine and waits for it.
-pub(super) fn wrapper(engine: &str) -> Result<()> {
-    let engine = children::spawn("engine", engine)?;
+pub(super) fn wrapper(engine: &str, part: &[&str]) -> Result<()> {
+    let kind = match part {
+        ["listens", port, after] => format!("late-{port}-{after}"),
+        _ => "engine".to_owned(),
+    };
+    let engine = children::spawn(&kind, engine)?;
     answer(&format!("ready {engine}"));
     sys::wait4(engine, 0)?;
     Ok(())

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::event::epoll;
 
 use super::prober::Server;
-use super::{FLAG, children, stalls, threads, waits};
+use super::{FLAG, children, server, stalls, threads, waits};
 use crate::sys::{self, PollCall};
 
 /// How long a poll of an idle loop lasts: short enough to be recognised soon, long enough to cost nothing.
@@ -255,7 +255,7 @@ impl Looper {
                     .exec();
                 bail!("exec failed: {error}");
             }
-            _ => bail!("no such command"),
+            other => server::obey(other)?,
         }
         Ok(())
     }

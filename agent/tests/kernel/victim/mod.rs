@@ -11,6 +11,7 @@ mod engine;
 mod looper;
 mod prober;
 mod recorder;
+mod server;
 mod stalls;
 mod threads;
 mod waits;
@@ -32,8 +33,9 @@ pub(crate) fn play(arguments: &[String]) -> Result<()> {
         ["recorder", pid, mode, grace, engine] => recorder::run(pid, mode, grace, engine),
         ["kubelet", port, probe] => prober::probes(port.parse()?, probe),
         ["client", port] => prober::comes_often(port.parse()?),
+        ["listens", port, after] => server::listens(port.parse()?, after.parse()?),
         ["leader-ends"] => engine::leader_ends(),
-        ["wrapper", engine] => engine::wrapper(engine),
+        ["wrapper", engine, part @ ..] => engine::wrapper(engine, part),
         ["orphan", engine] => engine::orphan(engine),
         ["tracer", pid] => engine::tracer(pid.parse()?),
         ["nest", poller] => engine::nest(poller),
