@@ -8,4 +8,5 @@ mod output;
 pub mod replay;
 mod rulebook;
 pub mod run;
+mod to_pods;
 pub mod watch;

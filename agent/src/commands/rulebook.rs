@@ -169,7 +169,10 @@ pub(super) fn kube_settings(kubernetes: &Kubernetes) -> Option<kube::Settings> {
     (kubernetes.api == ApiUse::Auto && is_reachable).then(|| kube::Settings {
         kubeconfig: kubernetes.kubeconfig.clone(),
         node: kubernetes.node.clone().unwrap_or_else(node_name),
-        events: kubernetes.events,
+        writes: kube::Writes {
+            events: kubernetes.events,
+            engine_ready: kubernetes.engine_ready,
+        },
     })
 }
 

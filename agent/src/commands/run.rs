@@ -15,11 +15,12 @@ use rustix::event::{PollFd, PollFlags, poll};
 use super::common::{announce, announce_end, catch_signals};
 use super::output::{Output, Sinks};
 use super::rulebook::{Rulebook, kube_settings};
+use super::to_pods::ToPods;
 use crate::config::{Config, ConfigWatcher, OtlpProtocol, Reload, Source};
 use crate::export::journal::{Journal, JournalInbox, JournalSender, JournalState, Setup};
 use crate::export::{
     AgentSource, AgentStats, Exporter, FileOtlp, FileSettings, HookVerdict, JournalStats,
-    KubernetesStats, LoopSource, MapFill, Settings, pod_event,
+    KubernetesStats, LoopSource, MapFill, Settings,
 };
 use crate::kernel::{self, Totals};
 use crate::kube::{self, Kube};
@@ -168,13 +169,11 @@ impl Agent {
         };
         let journal = start_journal(setup, keeper.clone(), inbox);
         let reloader = keeper.clone();
-        let events = kube.as_ref().map(Kube::events);
+        let to_pods = kube.as_ref().map(ToPods::new);
         let tell = move |notice: Notice| {
             keeper.notice(&notice);
-            if let Some(events) = &events
-                && let Some(event) = pod_event(&notice)
-            {
-                events.send(event);
+            if let Some(to_pods) = &to_pods {
+                to_pods.tell(&notice);
             }
             notices.notice(notice.clone());
             teller.tell(notice);

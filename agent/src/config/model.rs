@@ -179,6 +179,8 @@ pub struct Kubernetes {
     pub node: Option<String>,
     /// Whether Events are written.
     pub events: bool,
+    /// Whether the pod condition for readiness gates is written.
+    pub engine_ready: bool,
 }
 
 /// Whether the Kubernetes API is used.
@@ -306,6 +308,7 @@ pub mod defaults {
         kubeconfig: None,
         node: None,
         events: true,
+        engine_ready: false,
     };
     /// `export.metrics`.
     pub const METRICS: Metrics = Metrics {

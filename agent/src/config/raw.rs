@@ -40,6 +40,7 @@ pub(super) struct RawConfig {
     pub(super) kubeconfig: Option<PathBuf>,
     pub(super) node: Option<String>,
     pub(super) events: Option<bool>,
+    pub(super) engine_ready: Option<bool>,
     pub(super) collect: Option<Collect>,
     pub(super) per_loop: Option<Duration>,
     pub(super) node_cpu_percent: Option<u8>,
@@ -137,10 +138,8 @@ pub(super) fn config(reader: &mut Reader<'_>, root: &Node) -> RawConfig {
             .field("kubeconfig")
             .and_then(|f| absolute_path(reader, &f));
         raw.node = kubernetes.field("node").and_then(|f| node_name(reader, &f));
-        raw.events = kubernetes
-            .field("events")
-            .and_then(|f| reader.word(&f, &[("true", true), ("false", false)]))
-            .map(|word| word.value);
+        raw.events = truth(reader, &kubernetes, "events");
+        raw.engine_ready = truth(reader, &kubernetes, "engine_ready");
     }
     if let Some(evidence) = section(reader, &top, "evidence") {
         raw.collect = evidence
@@ -238,10 +237,7 @@ fn engine(reader: &mut Reader<'_>, fields: &Fields<'_>) -> RawEngine {
         untold_grace: fields
             .field("untold_grace")
             .and_then(|f| reader.span_or_never(&f, MILLISECOND..=DAY)),
-        through_wrapper: fields
-            .field("through_wrapper")
-            .and_then(|f| reader.word(&f, &[("true", true), ("false", false)]))
-            .map(|word| word.value),
+        through_wrapper: truth(reader, fields, "through_wrapper"),
         max_kills: fields.field("max_kills").and_then(|f| budget(reader, &f)),
     }
 }
@@ -279,6 +275,12 @@ fn liveness(reader: &mut Reader<'_>, fields: &Fields<'_>) -> RawLiveness {
         imminent_margin: span(reader, fields, "imminent_margin", Duration::ZERO, DAY)
             .map(|span| span.value),
     }
+}
+
+fn truth(reader: &mut Reader<'_>, of: &Fields<'_>, key: &str) -> Option<bool> {
+    let field = of.field(key)?;
+    let word = reader.word(&field, &[("true", true), ("false", false)])?;
+    Some(word.value)
 }
 
 /// A name as Kubernetes gives nodes: it goes into a query as it stands.

@@ -74,6 +74,9 @@ pub(super) fn config(raw: RawConfig, mode: Option<Mode>, problems: &mut Problems
             kubeconfig: raw.kubeconfig,
             node: raw.node,
             events: raw.events.unwrap_or(defaults::KUBERNETES.events),
+            engine_ready: raw
+                .engine_ready
+                .unwrap_or(defaults::KUBERNETES.engine_ready),
         },
         evidence: EvidenceRules {
             collect: raw.collect.unwrap_or(defaults::EVIDENCE.collect),

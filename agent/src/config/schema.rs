@@ -81,7 +81,7 @@ pub const SECTIONS: &[Section] = &[
     },
     Section {
         path: "kubernetes",
-        keys: &["api", "kubeconfig", "node", "events"],
+        keys: &["api", "kubeconfig", "node", "events", "engine_ready"],
     },
     Section {
         path: "evidence",

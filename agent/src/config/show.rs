@@ -114,6 +114,10 @@ fn kubernetes(kubernetes: &Kubernetes) -> Tree {
         ("kubeconfig", file.map(|file| text(&file.to_string_lossy()))),
         ("node", kubernetes.node.as_deref().map(text)),
         ("events", Some(bare(kubernetes.events.to_string()))),
+        (
+            "engine_ready",
+            Some(bare(kubernetes.engine_ready.to_string())),
+        ),
     ])
 }
 

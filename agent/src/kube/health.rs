@@ -22,11 +22,19 @@ pub enum Feature {
     Node,
     /// Writing Events.
     Events,
+    /// Writing the condition of readiness gates.
+    Conditions,
 }
 
 impl Feature {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Pods, Self::Namespaces, Self::Node, Self::Events];
+    pub const ALL: [Self; 5] = [
+        Self::Pods,
+        Self::Namespaces,
+        Self::Node,
+        Self::Events,
+        Self::Conditions,
+    ];
 
     /// Its name, as it is exported.
     #[must_use]
@@ -36,6 +44,7 @@ impl Feature {
             Self::Namespaces => "kubernetes.namespaces",
             Self::Node => "kubernetes.node",
             Self::Events => "kubernetes.events",
+            Self::Conditions => "kubernetes.engine_ready",
         }
     }
 
@@ -53,6 +62,9 @@ impl Feature {
             }
             Self::Events => {
                 "it needs create and patch of events in events.k8s.io; without, no Events are written"
+            }
+            Self::Conditions => {
+                "it needs patch of pods/status; without, pods with the readiness gate stay out of service"
             }
         }
     }
@@ -98,11 +110,20 @@ pub struct Health {
     events: AtomicU64,
     events_lost: AtomicU64,
     trouble: Mutex<BTreeMap<Feature, Trouble>>,
-    writes_events: bool,
+    writes: Writes,
+}
+
+/// What is written, beside what is read in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Writes {
+    /// Events.
+    pub events: bool,
+    /// The condition of readiness gates.
+    pub engine_ready: bool,
 }
 
 impl Health {
-    pub(super) fn new(writes_events: bool) -> Self {
+    pub(super) fn new(writes: Writes) -> Self {
         Self {
             contact: AtomicU64::new(0),
             pods: AtomicU64::new(0),
@@ -111,7 +132,7 @@ impl Health {
             events: AtomicU64::new(0),
             events_lost: AtomicU64::new(0),
             trouble: Mutex::default(),
-            writes_events,
+            writes,
         }
     }
 
@@ -193,7 +214,11 @@ impl Health {
         let contact = Mono(self.contact.load(Ordering::Relaxed));
         let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         let uses = Feature::ALL.iter();
-        let uses = uses.filter(|feature| **feature != Feature::Events || self.writes_events);
+        let uses = uses.filter(|feature| match feature {
+            Feature::Events => self.writes.events,
+            Feature::Conditions => self.writes.engine_ready,
+            _ => true,
+        });
         Report {
             age: (contact.0 > 0).then(|| clock::now().since(contact)),
             pods: self.pods.load(Ordering::Relaxed),

@@ -9,6 +9,7 @@ mod backoff;
 mod client;
 mod events;
 mod follow;
+mod gates;
 mod health;
 mod read;
 mod state;
@@ -18,10 +19,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 pub use events::EventSender;
-pub use health::{Feature, Health, Report};
+pub use gates::GateSender;
+pub use health::{Feature, Health, Report, Writes};
 
 use crate::kernel::clock;
 use crate::pipeline::pod::Pods;
@@ -38,8 +40,8 @@ pub struct Settings {
     pub kubeconfig: Option<PathBuf>,
     /// This node.
     pub node: String,
-    /// Whether Events are written.
-    pub events: bool,
+    /// What is written there.
+    pub writes: Writes,
 }
 
 /// The connection to the API.
@@ -47,6 +49,7 @@ pub struct Settings {
 pub struct Kube {
     health: Arc<Health>,
     events: EventSender,
+    gates: Option<GateSender>,
     first: std::sync::mpsc::Receiver<()>,
 }
 
@@ -64,13 +67,17 @@ impl Kube {
         settings: Settings,
         changed: impl Fn(Arc<Pods>) + Send + Sync + 'static,
     ) -> Self {
-        let health = Arc::new(Health::new(settings.events));
+        let health = Arc::new(Health::new(settings.writes));
         let (events, wanted) = EventSender::channel(health.clone());
+        let (gates, facts) = GateSender::channel();
+        let gates = settings.writes.engine_ready.then_some(gates);
         let (is_first, first) = std::sync::mpsc::channel();
-        runtime.spawn(run(settings, health.clone(), wanted, is_first, changed));
+        let queues = (wanted, facts);
+        runtime.spawn(run(settings, health.clone(), queues, is_first, changed));
         Self {
             health,
             events,
+            gates,
             first,
         }
     }
@@ -87,6 +94,12 @@ impl Kube {
         self.health.clone()
     }
 
+    /// Where to tell of engines, if pods are kept back while theirs start.
+    #[must_use]
+    pub fn gates(&self) -> Option<GateSender> {
+        self.gates.clone()
+    }
+
     /// Where Events are left to be written.
     #[must_use]
     pub fn events(&self) -> EventSender {
@@ -97,7 +110,7 @@ impl Kube {
 async fn run(
     settings: Settings,
     health: Arc<Health>,
-    wanted: events::Wanted,
+    (wanted, facts): (events::Wanted, gates::Facts),
     is_first: std::sync::mpsc::Sender<()>,
     changed: impl Fn(Arc<Pods>) + Send + Sync + 'static,
 ) {
@@ -105,12 +118,20 @@ async fn run(
     let (sender, changes) = mpsc::channel::<Change>(CHANGES);
     follow::start(&server, &settings.node, &health, &sender);
     drop(sender);
-    if settings.events
+    let (picture, pictures) = watch::channel(Arc::new(Pods::default()));
+    if settings.writes.engine_ready
+        && let Some(client) = client::client(&server, Feature::Conditions, &health)
+    {
+        tokio::spawn(gates::keep(client, facts, pictures, health.clone()));
+    }
+    if settings.writes.events
         && let Some(client) = client::client(&server, Feature::Events, &health)
     {
         tokio::spawn(events::write(client, settings.node, wanted, health.clone()));
     }
     state::gather(changes, tied(), &health, move |pods| {
+        // Where no gates are kept, nobody looks at it.
+        let _ = picture.send(pods.clone());
         changed(pods);
         // Nobody may be waiting any more.
         let _ = is_first.send(());

@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::follow::ours;
 use crate::pipeline::Mono;
+use crate::pipeline::gate::{CONDITION, Gate};
 use crate::pipeline::liveness::{self, ContainerProbes, ContainerState, Handler, Probe, ProbeSpec};
 use crate::pipeline::pod::{Pod, PodContainer};
 use crate::pipeline::stamp::{Stamp, Tied};
@@ -49,8 +50,29 @@ pub(super) fn pod(pod: &api::Pod, clock: Tied) -> Option<Pod> {
         name: meta.name.clone()?,
         labels: meta.labels.clone().unwrap_or_default(),
         annotations: ours(annotations),
+        gate: gate(pod),
         containers: containers.collect(),
     })
+}
+
+/// How our condition stands, if the pod names it among its gates.
+fn gate(pod: &api::Pod) -> Option<Gate> {
+    let gates = pod.spec.as_ref()?.readiness_gates.as_ref()?;
+    gates.iter().find(|gate| gate.condition_type == CONDITION)?;
+    let status = pod.status.as_ref();
+    let conditions = status.and_then(|status| status.conditions.as_ref());
+    let own = conditions
+        .into_iter()
+        .flatten()
+        .find(|condition| condition.type_ == CONDITION);
+    Some(own.map_or_else(Gate::default, |condition| Gate {
+        status: match condition.status.as_str() {
+            "True" => Some(true),
+            "False" => Some(false),
+            _ => None,
+        },
+        reason: condition.reason.clone().unwrap_or_default(),
+    }))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -313,6 +335,20 @@ mod tests {
             assert_eq!(startup.period, Duration::from_secs(10));
         }
         assert_eq!(read(json!({ "metadata": {} })), None);
+    }
+
+    #[test]
+    fn a_gate_is_read_with_its_condition() {
+        let mut pod = example();
+        assert_eq!(read(pod.clone()).unwrap().gate, None);
+        pod["spec"]["readinessGates"] = json!([{ "conditionType": "loopwarden.dev/engine-ready" }]);
+        assert_eq!(read(pod.clone()).unwrap().gate, Some(Gate::default()));
+        pod["status"]["conditions"] = json!([{ "type": "loopwarden.dev/engine-ready", "status": "True", "reason": "EngineAccepts" }]);
+        let expected = Gate {
+            status: Some(true),
+            reason: "EngineAccepts".into(),
+        };
+        assert_eq!(read(pod).unwrap().gate, Some(expected));
     }
 
     #[test]

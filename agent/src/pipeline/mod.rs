@@ -11,6 +11,7 @@ pub mod engines;
 pub mod event;
 pub mod evidence;
 pub mod family;
+pub mod gate;
 pub mod histogram;
 pub mod ids;
 pub mod interpreter;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::gate::Gate;
 use super::liveness;
 use super::place::Seat;
 
@@ -27,6 +28,8 @@ pub struct Pod {
     pub labels: BTreeMap<String, String>,
     /// Annotations that begin with [`ANNOTATIONS`], without that.
     pub annotations: BTreeMap<String, String>,
+    /// The condition of ours that it names among its readiness gates.
+    pub gate: Option<Gate>,
     /// Its containers, init containers and sidecars among them.
     pub containers: Vec<PodContainer>,
 }

@@ -26,6 +26,7 @@ fn pod(uid: &str, name: &str, annotations: &[(&str, &str)]) -> Pod {
         name: name.into(),
         labels: map(&[("app", name)]),
         annotations: map(annotations),
+        gate: None,
         containers: vec![PodContainer {
             name: "main".into(),
             id: Some(format!("c-{uid}")),

@@ -20,7 +20,7 @@ targets:
     match: { kubernetes: { namespace: shop, labels: { app: bff, "a.b/c": "1" } } }
 limits: { node_kills: { count: 200, per: 1m }, pause: 1s }
 annotations: { allow: [ enforce, engine, shorter-grace, stall-after ] }
-kubernetes: { api: off, kubeconfig: /etc/k/config, node: node-1.example, events: false }
+kubernetes: { api: off, kubeconfig: /etc/k/config, node: node-1.example, events: false, engine_ready: true }
 evidence: { collect: procfs, per_loop: 5s, node_cpu_percent: 3 }
 export:
   otlp: { endpoint: "http://localhost:4317", protocol: grpc }
@@ -68,7 +68,10 @@ fn every_key_is_read() {
     assert_eq!(config.annotations.allow.len(), 4);
     assert_eq!(config.annotations.allow[2], Allowance::ShorterGrace);
     let api = &config.kubernetes;
-    assert_eq!((api.api, api.events), (ApiUse::Off, false));
+    assert_eq!(
+        (api.api, api.events, api.engine_ready),
+        (ApiUse::Off, false, true)
+    );
     assert_eq!(api.node.as_deref(), Some("node-1.example"));
     assert_eq!(config.evidence.collect, Collect::Procfs);
     assert_eq!(config.evidence.per_loop, Duration::from_secs(5));

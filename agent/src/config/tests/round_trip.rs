@@ -57,6 +57,7 @@ annotations:
 kubernetes:
   api: auto
   events: true
+  engine_ready: false
 evidence:
   collect: full
   per_loop: 1s

@@ -1,0 +1,319 @@
+//! The pod condition `loopwarden.dev/engine-ready`, for pods that name it among their readiness gates.
+//!
+//! Off by default, and the one thing that outlives the agent: a pod with the gate that nobody opens stays out of service. What the
+//! condition is to say is decided in `pipeline::gate`; here it is kept that way.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1 as api;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use serde_json::json;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::backoff::{Backoff, Wrong};
+use super::health::{Feature, Health};
+use crate::kernel::clock;
+use crate::pipeline::engines::EngineReady;
+use crate::pipeline::gate::{CONDITION, Gate, UNKNOWN_AFTER, Verdict, verdict};
+use crate::pipeline::pod::{Pod, Pods};
+use crate::pipeline::{Mono, PidKey};
+
+/// Facts that wait to be looked at.
+const QUEUE: usize = 1024;
+/// So often all gates are looked at, whatever happens: a condition may have been changed by somebody else.
+const AGAIN: Duration = Duration::from_secs(10);
+/// A condition that was written is in the next picture of the pods by then.
+const SEEN_WITHIN: Duration = Duration::from_secs(5);
+
+/// Something about a loop's process.
+#[derive(Debug)]
+enum Fact {
+    Ready(PidKey, EngineReady),
+    /// It runs in the pod of this uid.
+    Placed(PidKey, String),
+    Ended(PidKey),
+}
+
+/// Tells what is known of engines.
+#[derive(Debug, Clone)]
+pub struct GateSender(mpsc::Sender<Fact>);
+
+/// What was told.
+pub(super) struct Facts(mpsc::Receiver<Fact>);
+
+impl GateSender {
+    pub(super) fn channel() -> (Self, Facts) {
+        let (sender, facts) = mpsc::channel(QUEUE);
+        (Self(sender), Facts(facts))
+    }
+
+    /// A loop's process, which runs in the pod of this uid if that is known, has an engine that accepts, or has not.
+    pub fn ready(&self, process: PidKey, pod: Option<&str>, ready: EngineReady) {
+        if let Some(pod) = pod {
+            self.placed(process, pod);
+        }
+        self.send(Fact::Ready(process, ready));
+    }
+
+    /// It is known now in which pod a loop's process runs.
+    pub fn placed(&self, process: PidKey, pod: &str) {
+        self.send(Fact::Placed(process, pod.to_owned()));
+    }
+
+    /// A loop's process is not watched any more.
+    pub fn ended(&self, process: PidKey) {
+        self.send(Fact::Ended(process));
+    }
+
+    fn send(&self, fact: Fact) {
+        // A full queue means that the writer hangs in the API's time limits; the next change is told again.
+        if self.0.try_send(fact).is_err() {
+            log::debug!("a fact about an engine found no room");
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Process {
+    ready: Option<EngineReady>,
+    pod: Option<String>,
+}
+
+/// What is known of one gated pod beside what the API says.
+#[derive(Debug)]
+struct Known {
+    since: Mono,
+    /// What was written last, and when.
+    written: Option<(Gate, Mono)>,
+}
+
+#[derive(Debug, Default)]
+struct Gates {
+    processes: HashMap<PidKey, Process>,
+    pods: HashMap<String, Known>,
+}
+
+impl Gates {
+    fn take(&mut self, fact: Fact) {
+        match fact {
+            Fact::Ready(process, ready) => {
+                self.processes.entry(process).or_default().ready = Some(ready);
+            }
+            Fact::Placed(process, pod) => {
+                self.processes.entry(process).or_default().pod = Some(pod);
+            }
+            Fact::Ended(process) => {
+                self.processes.remove(&process);
+            }
+        }
+    }
+
+    fn of(&self, uid: &str) -> Vec<EngineReady> {
+        let of_pod = |process: &&Process| process.pod.as_deref() == Some(uid);
+        let processes = self.processes.values().filter(of_pod);
+        processes.filter_map(|process| process.ready).collect()
+    }
+
+    /// What is to be written now, and when to look again at the latest.
+    fn due(&mut self, pods: &Pods, now: Mono) -> (Vec<(Arc<Pod>, Verdict)>, Duration) {
+        let gated: Vec<&Arc<Pod>> = pods.iter().filter(|pod| pod.gate.is_some()).collect();
+        self.pods
+            .retain(|uid, _| gated.iter().any(|pod| pod.uid == *uid));
+        let mut wanted = Vec::new();
+        let mut again = AGAIN;
+        for pod in gated {
+            let ready = self.of(&pod.uid);
+            let known = self.pods.entry(pod.uid.clone()).or_insert(Known {
+                since: now,
+                written: None,
+            });
+            let fresh = known
+                .written
+                .as_ref()
+                .filter(|(_, at)| now.since(*at) < SEEN_WITHIN);
+            let gate = fresh.map(|(gate, _)| gate).or(pod.gate.as_ref());
+            let waited = now.since(known.since);
+            if let Some(gate) = gate
+                && let Some(verdict) = verdict(&ready, waited, gate)
+            {
+                wanted.push((pod.clone(), verdict));
+            }
+            if waited < UNKNOWN_AFTER {
+                again = again.min(UNKNOWN_AFTER - waited);
+            }
+        }
+        (wanted, again)
+    }
+
+    fn wrote(&mut self, uid: &str, verdict: &Verdict, now: Mono) {
+        if let Some(known) = self.pods.get_mut(uid) {
+            let gate = Gate {
+                status: Some(verdict.status),
+                reason: verdict.reason.to_owned(),
+            };
+            known.written = Some((gate, now));
+        }
+    }
+}
+
+/// Keeps the conditions as they are to be, until nobody tells of engines or pods any more.
+pub(super) async fn keep(
+    client: Client,
+    mut facts: Facts,
+    mut pods: watch::Receiver<Arc<Pods>>,
+    health: Arc<Health>,
+) {
+    let mut gates = Gates::default();
+    let mut backoff = Backoff::default();
+    let mut due = Instant::now();
+    loop {
+        tokio::select! {
+            fact = facts.0.recv() => match fact {
+                Some(fact) => gates.take(fact),
+                None => return,
+            },
+            changed = pods.changed() => if changed.is_err() { return },
+            () = sleep_until(due) => {}
+        }
+        let picture = pods.borrow_and_update().clone();
+        let (wanted, again) = gates.due(&picture, clock::now());
+        due = Instant::now() + again;
+        for (pod, verdict) in wanted {
+            match write(&client, &pod, &verdict).await {
+                Ok(()) => {
+                    backoff.reset();
+                    gates.wrote(&pod.uid, &verdict, clock::now());
+                }
+                // The pod is gone, or another one has its name.
+                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+                Err(error) => {
+                    let wrong = health.failed(Feature::Conditions, &error);
+                    let wait = backoff.next(wrong, fastrand::f64());
+                    due = due.min(Instant::now() + wait);
+                    if wrong == Wrong::NoAnswer {
+                        // The others would wait for nothing, too.
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The uid keeps the condition from a new pod of the same name.
+async fn write(client: &Client, pod: &Pod, verdict: &Verdict) -> Result<(), kube::Error> {
+    let condition = json!({
+        "type": CONDITION,
+        "status": if verdict.status { "True" } else { "False" },
+        "reason": verdict.reason,
+        "message": verdict.message,
+        "lastTransitionTime": Timestamp::now().to_string(),
+    });
+    let patch = json!({
+        "metadata": { "uid": pod.uid },
+        "status": { "conditions": [condition] },
+    });
+    let pods: Api<api::Pod> = Api::namespaced(client.clone(), &pod.namespace);
+    let patched = pods
+        .patch_status(
+            &pod.name,
+            &PatchParams::default(),
+            &Patch::Strategic(&patch),
+        )
+        .await;
+    patched.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::Pid;
+
+    fn pods(gate: Option<Gate>) -> Pods {
+        Pods::new([Arc::new(Pod {
+            uid: "u1".into(),
+            cgroup_uid: "u1".into(),
+            gate,
+            ..Pod::default()
+        })])
+    }
+
+    fn process(pid: u32) -> PidKey {
+        PidKey {
+            pid: Pid(pid),
+            start_ns: 1,
+        }
+    }
+
+    fn reasons(wanted: &[(Arc<Pod>, Verdict)]) -> Vec<&'static str> {
+        wanted.iter().map(|(_, verdict)| verdict.reason).collect()
+    }
+
+    const STARTING: EngineReady = EngineReady::Starting {
+        since: Mono(1),
+        refused: None,
+    };
+
+    #[test]
+    fn a_condition_follows_the_engines_of_the_pod() {
+        let mut gates = Gates::default();
+        let start = Mono(1_000_000_000);
+        let unset = pods(Some(Gate::default()));
+        assert_eq!(reasons(&gates.due(&unset, start).0), [""; 0]);
+        // The pod of a process is learnt after its engine; another pod's engines do not count.
+        gates.take(Fact::Ready(process(1), STARTING));
+        gates.take(Fact::Ready(process(2), EngineReady::Accepts));
+        gates.take(Fact::Placed(process(2), "u2".into()));
+        assert_eq!(reasons(&gates.due(&unset, start).0), [""; 0]);
+        gates.take(Fact::Placed(process(1), "u1".into()));
+        let (wanted, _) = gates.due(&unset, start);
+        assert_eq!(reasons(&wanted), ["EngineStarting"]);
+        gates.wrote("u1", &wanted[0].1, start);
+        // The API has not told of it yet.
+        assert_eq!(reasons(&gates.due(&unset, start).0), [""; 0]);
+        gates.take(Fact::Ready(process(1), EngineReady::Accepts));
+        assert_eq!(reasons(&gates.due(&unset, start).0), ["EngineAccepts"]);
+    }
+
+    #[test]
+    fn what_somebody_else_has_changed_is_put_right() {
+        let mut gates = Gates::default();
+        let start = Mono(1_000_000_000);
+        gates.take(Fact::Placed(process(1), "u1".into()));
+        gates.take(Fact::Ready(process(1), STARTING));
+        let unset = pods(Some(Gate::default()));
+        let (wanted, _) = gates.due(&unset, start);
+        gates.wrote("u1", &wanted[0].1, start);
+        let changed = pods(Some(Gate {
+            status: Some(true),
+            reason: "SomebodyElse".into(),
+        }));
+        let later = start.plus(SEEN_WITHIN);
+        assert_eq!(reasons(&gates.due(&changed, later).0), ["EngineStarting"]);
+    }
+
+    #[test]
+    fn pods_without_the_gate_are_left_alone() {
+        let mut gates = Gates::default();
+        gates.take(Fact::Placed(process(1), "u1".into()));
+        gates.take(Fact::Ready(process(1), STARTING));
+        assert_eq!(reasons(&gates.due(&pods(None), Mono(1)).0), [""; 0]);
+    }
+
+    #[test]
+    fn a_pod_of_which_nothing_is_told_is_looked_at_again_in_time() {
+        let mut gates = Gates::default();
+        let start = Mono(1_000_000_000);
+        let unset = pods(Some(Gate::default()));
+        gates.due(&unset, start);
+        let (_, again) = gates.due(&unset, start.plus(Duration::from_secs(55)));
+        assert_eq!(again, Duration::from_secs(5));
+        let (wanted, _) = gates.due(&unset, start.plus(Duration::from_mins(1)));
+        assert_eq!(reasons(&wanted), ["EngineUnknown"]);
+    }
+}
