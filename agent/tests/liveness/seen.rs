@@ -336,6 +336,28 @@ fn probes_that_tick_together_are_told_apart() {
     }
 }
 
+/// A probe that waits for longer than its period ticks only when it is over: what the kubelet asks meanwhile in its phase is another probe.
+#[test]
+fn a_probe_that_still_waits_is_not_taken_for_over() {
+    let mut wrong = Vec::new();
+    for phase_ms in (0..3000).step_by(10) {
+        let life = for_good(spec(2, 3, 4), 900);
+        let (mut sights, kill) = probes_of(&life, Mono(180_000 * MS), &[0]);
+        let kill = kill.expect("the stall does not end");
+        let readiness = Life {
+            phase_ms,
+            spec: spec(3, 1, 1000),
+            ..life.clone()
+        };
+        sights.extend(probes_of(&readiness, kill, &[0]).0);
+        let last = last_told(life.spec, sights, kill);
+        if !last.is_some_and(|(off, failed)| off < 0.2 && failed == 3) {
+            wrong.push((phase_ms, last));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
 /// A probe that nobody saw has failed like those before and after it.
 #[test]
 fn a_probe_that_was_not_seen_is_counted() {

@@ -64,6 +64,20 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// The node's own address, where pods reach what listens on it.
+    pub(crate) fn node_address(&self) -> Result<String> {
+        let nodes = self.kubectl.get("default", "nodes")?;
+        let addresses = nodes["items"][0]["status"]["addresses"].as_array();
+        let internal = addresses
+            .into_iter()
+            .flatten()
+            .find(|address| address["type"] == "InternalIP");
+        let address = internal.and_then(|address| address["address"].as_str());
+        address
+            .map(str::to_owned)
+            .context("the node has no internal address")
+    }
+
     /// What the kubelet logs.
     pub(crate) fn kubelet_log(&self) -> Result<&Path> {
         self.kubelet_log.as_deref().context(

@@ -31,6 +31,14 @@ impl Kubectl {
         }
     }
 
+    /// The same with another configuration.
+    pub(crate) fn with(&self, kubeconfig: PathBuf) -> Self {
+        Self {
+            kubeconfig,
+            ..self.clone()
+        }
+    }
+
     /// kubectl, with any arguments.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
@@ -100,21 +108,24 @@ impl Kubectl {
         Ok(())
     }
 
-    /// Deletes an object and waits until it is gone.
-    pub(crate) fn delete(&self, namespace: &str, what: &str, grace: Duration) -> Result<()> {
+    /// Deletes objects and waits until they are gone.
+    pub(crate) fn delete(
+        &self,
+        namespace: &str,
+        objects: impl IntoIterator<Item = String>,
+        grace: Duration,
+    ) -> Result<()> {
         let grace = grace.as_secs().to_string();
-        cmd::output(self.command().args([
+        let mut command = self.command();
+        command.args([
             "--namespace",
             namespace,
             "delete",
-            what,
             "--ignore-not-found",
             "--wait",
-            "--timeout=60s",
-            "--grace-period",
-            &grace,
-        ]))
-        .map(drop)
+        ]);
+        command.args(["--timeout=60s", "--grace-period", &grace]);
+        cmd::output(command.args(objects)).map(drop)
     }
 
     /// Waits until an object is as `wanted` says; a failure tells how it was last.
@@ -139,19 +150,33 @@ impl Kubectl {
                 .map(|event| format!("{}: {}", event["reason"], event["message"]))
                 .collect();
             bail!(
-                "{what} in {namespace} is not as wanted within {limit:?}; its status is {}\n{}",
-                last["status"],
+                "{what} in {namespace} is not as wanted within {limit:?}; its phase is {}, of its containers {}\n{}",
+                last["status"]["phase"],
+                states(&last),
                 events.join("\n")
             );
         }
         Ok(last)
     }
 
-    /// Waits until a pod is ready.
+    /// Waits until a pod is ready; one whose container has ended again and again will not be.
     pub(crate) fn wait_ready(&self, namespace: &str, pod: &str, limit: Duration) -> Result<Value> {
-        self.wait_for(namespace, &format!("pod/{pod}"), limit, |pod| {
-            has_condition(pod, "Ready")
-        })
+        let found = self.wait_for(namespace, &format!("pod/{pod}"), limit, |pod| {
+            has_condition(pod, "Ready") || keeps_ending(pod)
+        })?;
+        if keeps_ending(&found) {
+            let args = [
+                "--namespace",
+                namespace,
+                "logs",
+                pod,
+                "--all-containers",
+                "--tail=20",
+            ];
+            let said = cmd::output(self.command().args(args)).unwrap_or_default();
+            bail!("the container of pod {pod} ends again and again; it said:\n{said}");
+        }
+        Ok(found)
     }
 
     /// All Events of a namespace.
@@ -170,6 +195,26 @@ pub(crate) fn has_condition(object: &Value, kind: &str) -> bool {
         .into_iter()
         .flatten()
         .any(|condition| condition["type"] == kind && condition["status"] == "True")
+}
+
+fn states(pod: &Value) -> String {
+    let statuses = pod["status"]["containerStatuses"].as_array();
+    let states = statuses.into_iter().flatten().map(|status| {
+        format!(
+            "{} (restarts: {}) {}",
+            status["name"], status["restartCount"], status["state"]
+        )
+    });
+    states.collect::<Vec<_>>().join("; ")
+}
+
+fn keeps_ending(pod: &Value) -> bool {
+    let statuses = pod["status"]["containerStatuses"].as_array();
+    let mut reasons = statuses
+        .into_iter()
+        .flatten()
+        .map(|status| &status["state"]["waiting"]["reason"]);
+    reasons.any(|reason| reason == "CrashLoopBackOff")
 }
 
 fn parse(json: &str) -> Result<Value> {

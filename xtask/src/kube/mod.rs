@@ -5,9 +5,12 @@
 //!
 //! Pods run in a namespace of the run's own. Only processes that the run has started, and those of its own pods, are signalled.
 
+mod account;
 mod cluster;
+mod etcd;
 mod image;
 mod kubectl;
+mod kubelet_log;
 mod leftovers;
 mod machine;
 mod node;
@@ -16,6 +19,7 @@ mod process;
 mod rows;
 mod settings;
 mod tools;
+mod wire;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use rcgen::DnType::{CommonName, OrganizationName};
 
 use super::hex;
 use super::node::{API, NODE, NODE_IP, SERVICE_IP};
@@ -47,10 +48,9 @@ impl Pki {
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         params
             .distinguished_name
-            .push(rcgen::DnType::CommonName, "loopwarden-test-ca");
+            .push(CommonName, "loopwarden-test-ca");
         fs::write(self.path("ca.crt"), params.self_signed(&key)?.pem())?;
         let issuer = rcgen::Issuer::new(params, key);
-        let key = rcgen::KeyPair::generate()?;
         let names = [
             "kubernetes",
             "kubernetes.default",
@@ -60,13 +60,35 @@ impl Pki {
             NODE_IP,
             SERVICE_IP,
         ];
-        let mut params = rcgen::CertificateParams::new(names.map(str::to_owned))?;
-        params
-            .distinguished_name
-            .push(rcgen::DnType::CommonName, "kube-apiserver");
-        let certificate = params.signed_by(&key, &issuer)?;
-        fs::write(self.path("server.crt"), certificate.pem())?;
-        fs::write(self.path("server.key"), key.serialize_pem())?;
+        self.certificate("server", &names, &[(CommonName, "kube-apiserver")], &issuer)?;
+        // As which the API server asks the kubelet: for the logs of a pod, or to run something in it.
+        let client = [
+            (CommonName, "kube-apiserver"),
+            (OrganizationName, "system:masters"),
+        ];
+        self.certificate("client", &[], &client, &issuer)
+    }
+
+    fn certificate(
+        &self,
+        name: &str,
+        hosts: &[&str],
+        subject: &[(rcgen::DnType, &str)],
+        issuer: &rcgen::Issuer<'_, rcgen::KeyPair>,
+    ) -> Result<()> {
+        let key = rcgen::KeyPair::generate()?;
+        let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
+        let mut params = rcgen::CertificateParams::new(hosts)?;
+        params.extended_key_usages = vec![
+            rcgen::ExtendedKeyUsagePurpose::ServerAuth,
+            rcgen::ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        for (kind, value) in subject {
+            params.distinguished_name.push(kind.clone(), *value);
+        }
+        let certificate = params.signed_by(&key, issuer)?;
+        fs::write(self.path(&format!("{name}.crt")), certificate.pem())?;
+        fs::write(self.path(&format!("{name}.key")), key.serialize_pem())?;
         Ok(())
     }
 

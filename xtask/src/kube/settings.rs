@@ -34,10 +34,17 @@ pub(crate) fn api_server(pki: &Pki) -> Vec<String> {
         ("--secure-port", API_PORT.to_string()),
         ("--tls-cert-file", path(&pki.path("server.crt"))),
         ("--tls-private-key-file", path(&pki.path("server.key"))),
+        (
+            "--kubelet-client-certificate",
+            path(&pki.path("client.crt")),
+        ),
+        ("--kubelet-client-key", path(&pki.path("client.key"))),
         ("--token-auth-file", path(&pki.path("tokens.csv"))),
         ("--authorization-mode", "Node,RBAC".into()),
         ("--service-cluster-ip-range", SERVICE_NET.into()),
         ("--allow-privileged", "true".into()),
+        // Straight from etcd: a past that it has forgotten is forgotten here, too.
+        ("--watch-cache-sizes", "pods#0".into()),
         ("--kubelet-preferred-address-types", "InternalIP".into()),
         (
             "--service-account-issuer",

@@ -31,13 +31,19 @@ impl Clock {
 
     /// Makes a command, and all that it starts, read this clock.
     pub(crate) fn show_to(&self, command: &mut Command) {
-        command
+        command.envs(self.environment());
+    }
+
+    /// What a program needs in its environment to read it.
+    pub(crate) fn environment(&self) -> [(&'static str, String); 5] {
+        [
             // Of the two variants of the library the one for programs with threads.
-            .env("LD_PRELOAD", library())
-            .env("FAKETIME_TIMESTAMP_FILE", &self.file)
-            .env("FAKETIME_NO_CACHE", "1")
-            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-            .env("FAKETIME_DONT_RESET", "1");
+            ("LD_PRELOAD", library().display().to_string()),
+            ("FAKETIME_TIMESTAMP_FILE", self.file.display().to_string()),
+            ("FAKETIME_NO_CACHE", "1".into()),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
+            ("FAKETIME_DONT_RESET", "1".into()),
+        ]
     }
 
     /// Remembers which process reads it: its shared memory is named by that.

@@ -38,13 +38,27 @@ struct Frozen(Option<u32>);
 impl Cluster {
     /// Starts a cluster from the folder `data`, which `create` or `copy` has made.
     pub(crate) fn start(data: &Path) -> Result<Self> {
+        Self::listen(data, "127.0.0.1")
+    }
+
+    /// Starts one that listens on another address, too, and trusts who is in the same network.
+    pub(crate) fn start_on(data: &Path, address: &str) -> Result<Self> {
+        let rules = data.join("pg_hba.conf");
+        let text = fs::read_to_string(&rules)
+            .with_context(|| format!("cannot read {}", rules.display()))?;
+        fs::write(&rules, text + "host all all samenet trust\n")?;
+        Self::listen(data, &format!("127.0.0.1,{address}"))
+    }
+
+    fn listen(data: &Path, addresses: &str) -> Result<Self> {
         let port = lab::free_port()?;
         let log = data.with_extension("log");
         let output = process::log_file(&log)?;
         let mut command = server_command("postgres")?;
         command.arg("-D").arg(data).current_dir(data);
+        let addresses = format!("listen_addresses={addresses}");
         for setting in [
-            "listen_addresses=127.0.0.1",
+            addresses.as_str(),
             "unix_socket_directories=",
             "fsync=off",
             "max_connections=200",
@@ -85,7 +99,12 @@ impl Cluster {
 
     /// What clients connect to.
     pub(crate) fn url(&self) -> String {
-        format!("postgresql://llm:llm@127.0.0.1:{}/litellm", self.port)
+        self.url_on("127.0.0.1")
+    }
+
+    /// What clients connect to on another address.
+    pub(crate) fn url_on(&self, address: &str) -> String {
+        format!("postgresql://llm:llm@{address}:{}/litellm", self.port)
     }
 
     pub(crate) fn port(&self) -> u16 {

@@ -48,24 +48,39 @@ impl Guard {
         pid: u32,
         mode: Mode,
     ) -> Result<Self> {
-        let log = lab.run.path(&format!("{name}.guard.log"));
-        let mut command = Command::new(program);
-        command
-            .args(["watch", "--json", "--engine", "query-engine-*"])
-            .args(["--pid", &pid.to_string()])
-            // Its locks and budgets are of no concern to a guard of the system.
-            .env("LOOPWARDEN_RUN_DIR", lab.run.path("guard"))
-            .stdout(Stdio::piped())
-            .stderr(process::log_file(&log)?);
+        let mut args = vec!["--engine".to_owned(), "query-engine-*".to_owned()];
         match mode {
             Mode::Enforce { grace } => {
                 let grace = format!("{}ms", grace.as_millis());
-                command.args(["--enforce", "--grace", &grace]);
+                args.extend(["--enforce".to_owned(), "--grace".to_owned(), grace]);
             }
             Mode::Observe { liveness } => {
-                command.args(["--liveness", liveness]);
+                args.extend(["--liveness".to_owned(), liveness.to_owned()]);
             }
         }
+        let mut guard = Self::start_in(&lab.run.path(""), program, name, pid, &args)?;
+        guard.wait_until_it_watches()?;
+        Ok(guard)
+    }
+
+    /// Starts a guard that writes below a folder; it does not watch yet.
+    pub(crate) fn start_in(
+        folder: &Path,
+        program: &Path,
+        name: &str,
+        pid: u32,
+        args: &[String],
+    ) -> Result<Self> {
+        let log = folder.join(format!("{name}.guard.log"));
+        let mut command = Command::new(program);
+        command
+            .args(["watch", "--json"])
+            .args(args)
+            .args(["--pid", &pid.to_string()])
+            // Its locks and budgets are of no concern to a guard of the system.
+            .env("LOOPWARDEN_RUN_DIR", folder.join("guard"))
+            .stdout(Stdio::piped())
+            .stderr(process::log_file(&log)?);
         let process = Process::start("the guard", &mut command)?.ends_by(Signal::INT, END_LIMIT);
         let mut guard = Self {
             process,
@@ -86,14 +101,21 @@ impl Guard {
                 }
             }));
         }
+        Ok(guard)
+    }
+
+    /// Waits until it has seen the process's loop.
+    pub(crate) fn wait_until_it_watches(&mut self) -> Result<()> {
         let watches = stop::wait_for(READY_LIMIT, Duration::from_millis(20), || {
-            guard.check()?;
-            Ok((!of_type(&guard.lines(), "loop").is_empty()).then_some(()))
+            self.check()?;
+            Ok((!of_type(&self.lines(), "loop").is_empty()).then_some(()))
         })?;
         watches.with_context(|| {
-            format!("the guard has printed no line of type \"loop\" within {READY_LIMIT:?}; it said:\n{}", guard.said())
-        })?;
-        Ok(guard)
+            format!(
+                "the guard has printed no line of type \"loop\" within {READY_LIMIT:?}; it said:\n{}",
+                self.said()
+            )
+        })
     }
 
     /// Fails when it has ended.

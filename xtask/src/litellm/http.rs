@@ -25,35 +25,66 @@ impl Answer {
 }
 
 /// Asks without credentials.
-pub(crate) fn get(port: u16, path: &str, limit: Duration) -> std::io::Result<Answer> {
-    exchange(
-        port,
-        &format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"),
-        limit,
-    )
+pub(crate) fn get(address: SocketAddr, path: &str, limit: Duration) -> std::io::Result<Answer> {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    exchange(address, &request, limit)
+}
+
+/// A port of this machine.
+pub(crate) fn local(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
 /// Asks with the master key.
 pub(crate) fn get_with_key(port: u16, path: &str, limit: Duration) -> std::io::Result<Answer> {
+    get_with_key_from(local(port), path, limit)
+}
+
+/// Asks another address with the master key.
+pub(crate) fn get_with_key_from(
+    address: SocketAddr,
+    path: &str,
+    limit: Duration,
+) -> std::io::Result<Answer> {
     let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {MASTER_KEY}\r\nConnection: close\r\n\r\n"
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {MASTER_KEY}\r\nConnection: close\r\n\r\n"
     );
-    exchange(port, &request, limit)
+    exchange(address, &request, limit)
 }
 
 /// Posts JSON with the master key.
 pub(crate) fn post(port: u16, path: &str, json: &str, limit: Duration) -> std::io::Result<Answer> {
+    let key = format!("Authorization: Bearer {MASTER_KEY}\r\n");
+    post_with(local(port), path, &key, json, limit)
+}
+
+/// Posts JSON without credentials.
+pub(crate) fn post_to(
+    address: SocketAddr,
+    path: &str,
+    json: &str,
+    limit: Duration,
+) -> std::io::Result<Answer> {
+    post_with(address, path, "", json, limit)
+}
+
+fn post_with(
+    address: SocketAddr,
+    path: &str,
+    headers: &str,
+    json: &str,
+    limit: Duration,
+) -> std::io::Result<Answer> {
     let request = format!(
-        "POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {MASTER_KEY}\r\nContent-Type: application/json\r\n\
+        "POST {path} HTTP/1.1\r\nHost: {address}\r\n{headers}Content-Type: application/json\r\n\
          Content-Length: {}\r\nConnection: close\r\n\r\n{json}",
         json.len()
     );
-    exchange(port, &request, limit)
+    exchange(address, &request, limit)
 }
 
-fn exchange(port: u16, request: &str, limit: Duration) -> std::io::Result<Answer> {
+fn exchange(address: SocketAddr, request: &str, limit: Duration) -> std::io::Result<Answer> {
     let end = cmd::now() + limit;
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let mut stream = TcpStream::connect_timeout(&address, left(end)?)?;
     stream.set_nodelay(true)?;
     stream.set_write_timeout(Some(left(end)?))?;

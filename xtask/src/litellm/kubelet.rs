@@ -54,7 +54,7 @@ pub(crate) fn play(args: &Args) -> Result<()> {
     loop {
         std::thread::sleep((first + PERIOD * tick).saturating_duration_since(cmd::now()));
         let start_ns = monotonic_ns()?;
-        let answer = http::get(args.port, "/health/liveliness", TIMEOUT);
+        let answer = http::get(http::local(args.port), "/health/liveliness", TIMEOUT);
         failed = if answer.is_ok_and(|answer| answer.is_success()) {
             0
         } else {

@@ -7,20 +7,20 @@
 //!
 //! Only processes that the run has started are signalled, each by its id. Everything listens on loopback.
 
-mod clock;
-mod cluster;
+pub(crate) mod clock;
+pub(crate) mod cluster;
 mod cost;
 pub(crate) mod criteria;
-mod engine;
+pub(crate) mod engine;
 pub(crate) mod guard;
 pub(crate) mod http;
-mod iam;
+pub(crate) mod iam;
 pub(crate) mod kubelet;
 pub(crate) mod lab;
-mod probe;
+pub(crate) mod probe;
 pub(crate) mod process;
-mod proxy;
-mod python;
+pub(crate) mod proxy;
+pub(crate) mod python;
 mod report;
 mod row;
 mod run_dir;

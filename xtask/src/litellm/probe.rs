@@ -2,6 +2,7 @@
 //!
 //! Open-loop: a probe starts when it is due, however many before it still wait, as probes of independent clients do.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -25,7 +26,7 @@ pub(crate) struct Probe {
     pub(crate) status: u16,
 }
 
-/// Probes one port until it is told to finish.
+/// Probes one address until it is told to finish.
 #[derive(Debug)]
 pub(crate) struct Prober {
     stop: Arc<AtomicBool>,
@@ -41,12 +42,12 @@ pub(crate) struct Probes {
 }
 
 impl Prober {
-    pub(crate) fn start(port: u16, origin: Instant) -> Self {
+    pub(crate) fn start(address: SocketAddr, origin: Instant) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let seen = stop.clone();
         Self {
             stop,
-            thread: Some(std::thread::spawn(move || run(port, origin, &seen))),
+            thread: Some(std::thread::spawn(move || run(address, origin, &seen))),
         }
     }
 
@@ -66,7 +67,7 @@ impl Drop for Prober {
     }
 }
 
-fn run(port: u16, origin: Instant, stop: &AtomicBool) -> Probes {
+fn run(address: SocketAddr, origin: Instant, stop: &AtomicBool) -> Probes {
     let results = Arc::new(Mutex::new(Vec::new()));
     let mut out: Vec<JoinHandle<()>> = Vec::new();
     let mut late = Duration::ZERO;
@@ -77,7 +78,7 @@ fn run(port: u16, origin: Instant, stop: &AtomicBool) -> Probes {
         out.retain(|probe| !probe.is_finished());
         let results = results.clone();
         out.push(std::thread::spawn(move || {
-            let probe = once(port, origin);
+            let probe = once(address, origin);
             results
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
@@ -96,9 +97,10 @@ fn run(port: u16, origin: Instant, stop: &AtomicBool) -> Probes {
     }
 }
 
-fn once(port: u16, origin: Instant) -> Probe {
+fn once(address: SocketAddr, origin: Instant) -> Probe {
     let start = cmd::now();
-    let status = http::get(port, "/health/liveliness", TIMEOUT).map_or(0, |answer| answer.status);
+    let status =
+        http::get(address, "/health/liveliness", TIMEOUT).map_or(0, |answer| answer.status);
     Probe {
         at_ms: start.saturating_duration_since(origin).as_secs_f64() * 1e3,
         latency_ms: start.elapsed().as_secs_f64() * 1e3,

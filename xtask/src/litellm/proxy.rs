@@ -1,6 +1,6 @@
 //! The real LiteLLM proxy on a run's own database.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -17,7 +17,8 @@ const START_LIMIT: Duration = Duration::from_mins(4);
 /// The watchdog's shortest interval; the proxy refuses less.
 const WATCHDOG_INTERVAL_S: &str = "5";
 
-const CONFIG: &str = r#"
+/// One model that answers without asking anybody.
+pub(crate) const CONFIG: &str = r#"
 model_list:
   - model_name: fake
     litellm_params:
@@ -73,28 +74,7 @@ impl Proxy {
             .env_clear()
             .env("PATH", format!("{}:{path}", venv.join("bin").display()))
             .env("HOME", &folder)
-            .env("LANG", "C.UTF-8")
-            .env("PYTHONUNBUFFERED", "1")
-            .env("DATABASE_URL", database_url)
-            .env("LITELLM_MASTER_KEY", http::MASTER_KEY)
-            .env("PRISMA_HOME_DIR", python::prisma_home(lab))
-            .env("PRISMA_QUERY_ENGINE_BINARY", engine::path(lab))
-            .env(
-                "PRISMA_HEALTH_WATCHDOG_INTERVAL_SECONDS",
-                WATCHDOG_INTERVAL_S,
-            )
-            .env("PRISMA_RECONNECT_COOLDOWN_SECONDS", WATCHDOG_INTERVAL_S)
-            .env("STANDIN_CLOSE_MAX_S", "30")
-            .env("DISABLE_SCHEMA_UPDATE", "true")
-            .env("LITELLM_LOG", "INFO")
-            // Nothing of a run goes beyond loopback. A comparison of schemas at the start would fetch an engine of its own.
-            .env(
-                "PRISMA_SCHEMA_ENGINE_BINARY",
-                python::stub(&python::prisma_home(lab)),
-            )
-            .env("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-            .env("LITELLM_TELEMETRY", "False")
-            .env("NO_DOCS", "True")
+            .envs(environment(lab, database_url))
             .stdout(output.try_clone()?)
             .stderr(output);
         change(&mut command);
@@ -137,8 +117,12 @@ impl Proxy {
 
     /// Whether it says that it is connected, and answers a request that needs the database.
     pub(crate) fn is_ready(&self) -> bool {
-        http::get(self.port, "/health/readiness", Duration::from_secs(3))
-            .is_ok_and(|answer| answer.is_success() && answer.body.contains("\"connected\""))
+        http::get(
+            http::local(self.port),
+            "/health/readiness",
+            Duration::from_secs(3),
+        )
+        .is_ok_and(|answer| answer.is_success() && answer.body.contains("\"connected\""))
             && http::get_with_key(self.port, "/key/list", Duration::from_secs(5))
                 .is_ok_and(|answer| answer.is_success())
     }
@@ -155,4 +139,29 @@ impl Proxy {
     fn said(&self) -> String {
         cmd::tail(&std::fs::read_to_string(&self.log).unwrap_or_default(), 15)
     }
+}
+
+/// What a proxy is told by its environment, wherever it runs.
+pub(crate) fn environment(lab: &Lab, database_url: &str) -> [(&'static str, String); 15] {
+    let home = python::prisma_home(lab);
+    let shown = |path: &Path| path.display().to_string();
+    let interval = || WATCHDOG_INTERVAL_S.to_owned();
+    [
+        ("LANG", "C.UTF-8".into()),
+        ("PYTHONUNBUFFERED", "1".into()),
+        ("DATABASE_URL", database_url.into()),
+        ("LITELLM_MASTER_KEY", http::MASTER_KEY.into()),
+        ("PRISMA_HOME_DIR", shown(&home)),
+        ("PRISMA_QUERY_ENGINE_BINARY", shown(&engine::path(lab))),
+        ("PRISMA_HEALTH_WATCHDOG_INTERVAL_SECONDS", interval()),
+        ("PRISMA_RECONNECT_COOLDOWN_SECONDS", interval()),
+        ("STANDIN_CLOSE_MAX_S", "30".into()),
+        ("DISABLE_SCHEMA_UPDATE", "true".into()),
+        ("LITELLM_LOG", "INFO".into()),
+        // Nothing of a run goes beyond the machine. A comparison of schemas at the start would fetch an engine of its own.
+        ("PRISMA_SCHEMA_ENGINE_BINARY", shown(&python::stub(&home))),
+        ("LITELLM_LOCAL_MODEL_COST_MAP", "True".into()),
+        ("LITELLM_TELEMETRY", "False".into()),
+        ("NO_DOCS", "True".into()),
+    ]
 }

@@ -145,6 +145,14 @@ fn install(venv: &Path, version: &str, constraints: &str) -> Result<()> {
     Ok(())
 }
 
+/// Where the interpreter and its library are that a virtual environment was made from.
+pub(crate) fn base(lab: &Lab, version: &str) -> Result<PathBuf> {
+    let python = venv(lab, version).join("bin/python");
+    let path =
+        cmd::output(Command::new(python).args(["-c", "import sys; print(sys.base_prefix)"]))?;
+    Ok(path.trim().into())
+}
+
 /// Where its modules are.
 pub(crate) fn site_packages(venv: &Path) -> Result<PathBuf> {
     let ask = "import sysconfig; print(sysconfig.get_path('purelib'))";

@@ -17,7 +17,7 @@ use super::probe::{Figures, Prober};
 use super::proxy::Proxy;
 use super::row::{Plan, Row};
 use super::sampler::Sampler;
-use super::stop;
+use super::{http, stop};
 use crate::cmd;
 
 /// How long the proxies run undisturbed, measured, before the freeze.
@@ -119,7 +119,7 @@ fn start(
             .transpose()?;
         subjects.push(Subject {
             plan: plan.clone(),
-            prober: Prober::start(proxy.port, origin),
+            prober: Prober::start(http::local(proxy.port), origin),
             sampler: Sampler::start(proxy.pid(), origin),
             guard,
             proxy,

@@ -58,7 +58,7 @@ pub(crate) fn run(lab: &Lab, guard: &Path, length: Duration) -> Result<Vec<Check
         Mode::Enforce { grace: GRACE },
     )?;
     let origin = cmd::now();
-    let prober = Prober::start(proxy.port, origin);
+    let prober = Prober::start(http::local(proxy.port), origin);
     let sampler = Sampler::start(proxy.pid(), origin);
     let load = Load::default();
     let port = proxy.port;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
+use super::Context;
 use crate::cmd;
-use crate::kube::cluster::Cluster;
 use crate::kube::image;
 use crate::kube::process;
 use crate::litellm::criteria::Check;
@@ -14,7 +14,8 @@ use crate::litellm::criteria::Check;
 const NAME: &str = "basics";
 const LIMIT: Duration = Duration::from_mins(1);
 
-pub(super) fn run(cluster: &Cluster) -> Result<Vec<Check>> {
+pub(super) fn run(context: &Context) -> Result<Vec<Check>> {
+    let cluster = context.cluster;
     let start = cmd::now();
     let (kubectl, namespace) = (&cluster.kubectl, cluster.namespace.as_str());
     kubectl.apply(namespace, &[pod()])?;
@@ -32,7 +33,7 @@ pub(super) fn run(cluster: &Cluster) -> Result<Vec<Check>> {
     let logged = std::fs::read_to_string(log)
         .with_context(|| format!("cannot read {}", log.display()))?
         .contains(r#""Probe succeeded" probeType="Readiness""#);
-    kubectl.delete(namespace, &format!("pod/{NAME}"), Duration::from_secs(1))?;
+    context.delete_pods(&[NAME.to_owned()])?;
     Ok(vec![
         Check::new(
             true,
@@ -55,7 +56,7 @@ pub(super) fn run(cluster: &Cluster) -> Result<Vec<Check>> {
 fn pod() -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": NAME},
-        "spec": {"terminationGracePeriodSeconds": 1, "containers": [{
+        "spec": {"terminationGracePeriodSeconds": 1, "dnsPolicy": "Default", "containers": [{
             "name": "main", "image": image::BUSYBOX, "imagePullPolicy": "Never",
             "command": ["/bin/sh", "-c", "until nc -w 2 $KUBERNETES_SERVICE_HOST $KUBERNETES_SERVICE_PORT < /dev/null; do sleep 0.1; done; exec httpd -f -p 8080"],
             "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1},

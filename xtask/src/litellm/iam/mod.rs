@@ -27,15 +27,17 @@ use crate::cmd;
 use source::Source;
 
 const NAME: &str = "iam";
+/// What makes a proxy use tokens.
+pub(crate) const SWITCH: &str = "--iam_token_db_auth";
 /// More than the quarter of an hour that a token lives.
-const FORWARD: &str = "+20m";
+pub(crate) const FORWARD: &str = "+20m";
 /// The guard's helper gets to know the proxy's interpreter meanwhile: a cost that is none of an incident's.
 const BEFORE: Duration = Duration::from_secs(3);
 /// A probe is known as one when it has come again after one period.
 const PROBES_BEFORE: usize = 3;
 const KNOWN_LIMIT: Duration = Duration::from_mins(1);
 /// The proxy waits 30 s, then answers with an error.
-const REQUEST_LIMIT: Duration = Duration::from_mins(2);
+pub(crate) const REQUEST_LIMIT: Duration = Duration::from_mins(2);
 /// A guard that has not shown a stack by then is judged by what it has shown.
 const STACK_LIMIT: Duration = Duration::from_secs(10);
 const CLOSED_LIMIT: Duration = Duration::from_secs(30);
@@ -75,7 +77,7 @@ pub(crate) fn run(lab: &Lab, guard: &Path) -> Result<Vec<Check>> {
     };
     let mut guard = Guard::start(lab, guard, NAME, proxy.pid(), observe)?;
     let kubelet = Kubelet::start(proxy.port)?;
-    let prober = Prober::start(proxy.port, cmd::now());
+    let prober = Prober::start(http::local(proxy.port), cmd::now());
     stop::sleep_until(cmd::now() + BEFORE)?;
     let known = stop::wait_for(KNOWN_LIMIT, Duration::from_millis(20), || {
         proxy.check().and_then(|()| guard.check())?;
@@ -103,22 +105,29 @@ fn start(lab: &Lab, cluster: &Cluster, clock: &mut Clock) -> Result<Proxy> {
     let proxy = Proxy::start_with(lab, NAME, BEFORE_FIX, &url, |command| {
         clock.show_to(command);
         command
-            .arg("--iam_token_db_auth")
-            .env(
-                "PRISMA_HEALTH_WATCHDOG_INTERVAL_SECONDS",
-                WATCHDOG_INTERVAL_S,
-            )
-            // A token is signed on the spot, with any key; the database of a run asks nobody for one.
-            .env("AWS_ACCESS_KEY_ID", "AKIALOOPWARDENTEST00")
-            .env("AWS_SECRET_ACCESS_KEY", "no-secret")
-            .env("AWS_REGION_NAME", "us-east-1")
-            .env("DATABASE_HOST", "127.0.0.1")
-            .env("DATABASE_PORT", cluster.port().to_string())
-            .env("DATABASE_USER", "llm")
-            .env("DATABASE_NAME", "litellm");
+            .arg(SWITCH)
+            .envs(environment("127.0.0.1", cluster.port()));
     })?;
     clock.is_shown_to(proxy.pid());
     Ok(proxy)
+}
+
+/// What makes a proxy use tokens for this database, wherever it runs.
+pub(crate) fn environment(host: &str, port: u16) -> [(&'static str, String); 8] {
+    [
+        (
+            "PRISMA_HEALTH_WATCHDOG_INTERVAL_SECONDS",
+            WATCHDOG_INTERVAL_S.into(),
+        ),
+        // A token is signed on the spot, with any key; the database of a run asks nobody for one.
+        ("AWS_ACCESS_KEY_ID", "AKIALOOPWARDENTEST00".into()),
+        ("AWS_SECRET_ACCESS_KEY", "no-secret".into()),
+        ("AWS_REGION_NAME", "us-east-1".into()),
+        ("DATABASE_HOST", host.into()),
+        ("DATABASE_PORT", port.to_string()),
+        ("DATABASE_USER", "llm".into()),
+        ("DATABASE_NAME", "litellm".into()),
+    ]
 }
 
 /// Lets the token expire, asks for something that needs the database, and watches what the guard says meanwhile.

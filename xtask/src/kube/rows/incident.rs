@@ -1,0 +1,268 @@
+//! The incident itself: two proxies side by side, one of them guarded, and their database freezes.
+
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+use super::judge::{self, Stall};
+use super::plan::{self, Beside, Probe};
+use super::proxies::{self, Settings};
+use super::{Context, loops};
+use crate::cmd;
+use crate::kube::kubelet_log::{self, Event, Kind};
+use crate::litellm::criteria::Check;
+use crate::litellm::guard;
+use crate::litellm::lab::Lab;
+use crate::litellm::probe::{Figures, Prober};
+use crate::litellm::stop;
+
+const WITHOUT: &str = "unprotected";
+const WITH: &str = "protected";
+/// The proxies settle, and their probes are seen.
+const BEFORE: Duration = Duration::from_secs(12);
+const WATCHDOG_LIMIT: Duration = Duration::from_secs(15);
+const GRACE_S: u32 = 10;
+/// Of the guarded proxy's answers, at the default grace of 500 ms.
+const LONGEST_MS: f64 = 600.0;
+/// The same on a machine that others use, too.
+const LONGEST_SHARED_MS: f64 = 3_000.0;
+
+/// How long the database is frozen, and how long the measurement goes on after that.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    freeze: Duration,
+    after: Duration,
+}
+
+/// What became of a pod.
+#[derive(Debug)]
+struct Outcome {
+    name: &'static str,
+    figures: Figures,
+    restarts: u64,
+    exit: Option<i64>,
+    /// Seconds after the freeze.
+    failures: Vec<f64>,
+    decisions: Vec<f64>,
+}
+
+pub(super) fn run(context: &Context) -> Result<Vec<Check>> {
+    let lab = Lab::prepare()?;
+    let five = plan::probe(5, 2, 4, Beside::Nothing);
+    let defaults = plan::probe(10, 1, 3, Beside::Nothing);
+    let (probes, times) = if context.full {
+        let times = Times {
+            freeze: Duration::from_mins(1),
+            after: Duration::from_secs(30),
+        };
+        (vec![five, defaults], times)
+    } else {
+        let times = Times {
+            freeze: Duration::from_secs(40),
+            after: Duration::from_secs(10),
+        };
+        (vec![five], times)
+    };
+    let mut checks = Vec::new();
+    for (number, probe) in probes.into_iter().enumerate() {
+        checks.extend(of_probe(context, &lab, number, probe, times)?);
+    }
+    Ok(checks)
+}
+
+fn of_probe(
+    context: &Context,
+    lab: &Lab,
+    number: usize,
+    probe: Probe,
+    times: Times,
+) -> Result<Vec<Check>> {
+    let (mut database, address) = proxies::database(context, lab, &format!("incident-{number}"))?;
+    let settings = [WITHOUT, WITH].map(|name| Settings {
+        name,
+        probe,
+        arguments: &[],
+        environment: Vec::new(),
+        grace_s: GRACE_S,
+    });
+    let pods = proxies::start(context, lab, &database.url_on(&address), &settings)?;
+    let mut guards = Vec::new();
+    for pod in &pods {
+        guards.push(pod.guard(context, pod.name == WITH)?);
+    }
+    stop::sleep_until(cmd::now() + BEFORE)?;
+    let origin = cmd::now();
+    let probers: Vec<Prober> = pods
+        .iter()
+        .map(|pod| Prober::start(pod.address, origin))
+        .collect();
+    stop::sleep_until(cmd::now() + Duration::from_secs(5))?;
+    database.wait_for_query("SELECT 1", WATCHDOG_LIMIT)?;
+    database.freeze()?;
+    let (frozen, frozen_at) = (cmd::now(), loops::seconds()?);
+    hold(frozen + times.freeze, &mut guards)?;
+    database.thaw();
+    stop::sleep_until(cmd::now() + times.after)?;
+    let figures: Vec<Figures> = probers
+        .into_iter()
+        .map(|prober| Figures::of(&prober.finish().all))
+        .collect();
+    let said: Vec<Vec<Value>> = guards.into_iter().map(guard::Guard::finish).collect();
+    for (pod, lines) in pods.iter().zip(&said) {
+        context.keep(&format!("{}-{number}", pod.name), lines)?;
+    }
+    let mut outcomes = Vec::new();
+    let mut truth = Vec::new();
+    for (name, figures) in [WITHOUT, WITH].into_iter().zip(figures) {
+        let events = events(context, name, frozen_at)?;
+        outcomes.push(outcome(context, name, figures, &events, frozen_at)?);
+        truth.push(events);
+    }
+    context.delete_pods(&[WITHOUT.to_owned(), WITH.to_owned()])?;
+    print!("{}", table(probe, &outcomes));
+    let end = frozen_at + times.freeze.as_secs_f64();
+    let stall = Stall::new(probe, (frozen_at, end), Some(true), &said[0], &truth[0]);
+    Ok(judge(context, probe, &outcomes, &said[1], &stall))
+}
+
+/// Waits, and fails when the agent of the guarded pod has ended; the other's pod is killed, and its agent with it.
+fn hold(end: Instant, guards: &mut [guard::Guard]) -> Result<()> {
+    while cmd::now() < end {
+        guards
+            .last_mut()
+            .context("the protected pod has no guard")?
+            .check()?;
+        stop::sleep_until((cmd::now() + Duration::from_secs(1)).min(end))?;
+    }
+    Ok(())
+}
+
+fn events(context: &Context, name: &str, from: f64) -> Result<Vec<Event>> {
+    let log = context.cluster.kubelet_log()?;
+    let mut events = kubelet_log::of_pod(log, &context.cluster.namespace, name)?;
+    events.retain(|event| event.at >= from);
+    Ok(events)
+}
+
+fn outcome(
+    context: &Context,
+    name: &'static str,
+    figures: Figures,
+    events: &[Event],
+    frozen_at: f64,
+) -> Result<Outcome> {
+    let pod = context
+        .cluster
+        .kubectl
+        .get(&context.cluster.namespace, &format!("pod/{name}"))?;
+    let status = &pod["status"]["containerStatuses"][0];
+    let of = |kind: Kind| {
+        let moments = events.iter().filter(|event| event.kind == kind);
+        moments.map(|event| event.at - frozen_at).collect()
+    };
+    Ok(Outcome {
+        name,
+        figures,
+        restarts: status["restartCount"].as_u64().unwrap_or(0),
+        exit: status["lastState"]["terminated"]["exitCode"].as_i64(),
+        failures: of(Kind::Failed),
+        decisions: of(Kind::Decided),
+    })
+}
+
+fn judge(
+    context: &Context,
+    probe: Probe,
+    outcomes: &[Outcome],
+    said: &[Value],
+    stall: &Stall,
+) -> Vec<Check> {
+    let (without, with) = (&outcomes[0], &outcomes[1]);
+    let longest = if context.full {
+        LONGEST_MS
+    } else {
+        LONGEST_SHARED_MS
+    };
+    let name = format!("incident {}", probe.spec());
+    let actions = guard::of_type(said, "action")
+        .iter()
+        .filter(|line| line["outcome"] == "sent")
+        .count();
+    let mut checks = vec![
+        Check::new(
+            without.restarts >= 1 && without.decisions.len() == 1,
+            format!(
+                "unguarded: killed {} times (once), {} restarts, exit {:?}",
+                without.decisions.len(),
+                without.restarts,
+                without.exit
+            ),
+        ),
+        Check::new(
+            without.figures.ok_percent < 75.0,
+            format!(
+                "unguarded: the incident shows, {:.1} % answered (less than 75)",
+                without.figures.ok_percent
+            ),
+        ),
+        Check::new(
+            with.restarts == 0 && with.decisions.is_empty() && with.failures.is_empty(),
+            format!(
+                "guarded: {} restarts (0), {} failed probes (0)",
+                with.restarts,
+                with.failures.len()
+            ),
+        ),
+        Check::new(
+            with.figures.ok_percent >= 100.0,
+            format!("guarded: {:.2} % answered (100)", with.figures.ok_percent),
+        ),
+        Check::new(
+            with.figures.max_ms <= longest,
+            format!(
+                "guarded, default grace: longest answer {:.0} ms (at most {longest:.0})",
+                with.figures.max_ms
+            ),
+        ),
+        Check::new(actions > 0, format!("guarded: {actions} signals sent")),
+    ];
+    for check in &mut checks {
+        check.text = format!("{name}: {}", check.text);
+    }
+    checks.extend(judge::of(
+        &format!("{name}, unguarded"),
+        std::slice::from_ref(stall),
+        1,
+    ));
+    checks
+}
+
+fn table(probe: Probe, outcomes: &[Outcome]) -> String {
+    let mut text = format!(
+        "{:<8} {:<12} {:>7} {:>11} {:>8} {:>8}  failed probes, decision: seconds after the freeze\n",
+        "probe", "pod", "2xx %", "longest ms", "restarts", "exit"
+    );
+    for outcome in outcomes {
+        let list = |moments: &[f64]| {
+            let shown: Vec<String> = moments.iter().map(|at| format!("{at:.1}")).collect();
+            shown.join(", ")
+        };
+        let _ = writeln!(
+            text,
+            "{:<8} {:<12} {:>7.2} {:>11.1} {:>8} {:>8}  {}; {}",
+            probe.spec(),
+            outcome.name,
+            outcome.figures.ok_percent,
+            outcome.figures.max_ms,
+            outcome.restarts,
+            outcome
+                .exit
+                .map_or_else(String::new, |code| code.to_string()),
+            list(&outcome.failures),
+            list(&outcome.decisions),
+        );
+    }
+    text
+}
