@@ -1,9 +1,10 @@
 """An event loop that answers probes, and stalls when it is told to: GET /stall/30,30 blocks it for 30 s, lets it poll once, and blocks it again."""
 
 import asyncio
+import sys
 import time
 
-PORT = 8080
+PORT = int(sys.argv[1])
 
 
 async def stall(lengths):

@@ -19,7 +19,7 @@ use crate::{cmd, setup};
 const PROGRAM: &str = include_str!("../../../kube/loop.py");
 /// Debian's own, below the `/usr` that is mounted.
 const PYTHON: &str = "/usr/bin/python3";
-const PORT: u16 = 8080;
+pub(super) const PORT: u16 = 8080;
 const READY_LIMIT: Duration = Duration::from_mins(2);
 const TOLD_LIMIT: Duration = Duration::from_secs(5);
 
@@ -140,13 +140,7 @@ impl Subject {
     /// Begins a stall; returns when it began, and waits until it is over, whether the kubelet has ended it or not.
     fn stall(&mut self, place: usize) -> Result<f64> {
         let lengths = &self.plan.stalls[place].lengths;
-        let words: Vec<String> = lengths.iter().map(f64::to_string).collect();
-        let path = format!("/stall/{}", words.join(","));
-        let answer = http::get(self.address, &path, TOLD_LIMIT)
-            .with_context(|| format!("pod {} cannot be told to stall", self.name))?;
-        if !answer.is_success() {
-            bail!("pod {} refuses to stall: {}", self.name, answer.status);
-        }
+        stall(self.address, lengths).with_context(|| format!("pod {}", self.name))?;
         let start = seconds()?;
         pause(lengths.iter().sum())?;
         Ok(start)
@@ -171,25 +165,47 @@ pub(super) fn address(pod: &Value, port: u16) -> Result<SocketAddr> {
     Ok(SocketAddr::new(ip, port))
 }
 
-fn program() -> Value {
+pub(super) fn program() -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "loop"}, "data": {"loop.py": PROGRAM}})
 }
 
 fn pod(name: &str, probe: &Probe) -> Value {
-    let mut container = json!({
-        "name": "main", "image": image::HOST, "imagePullPolicy": "Never",
-        "command": [PYTHON, "/app/loop.py"],
+    let mut container = container("main", PORT);
+    probe.give_to(&mut container, &json!({"path": "/health", "port": PORT}));
+    pod_of(name, vec![container])
+}
+
+/// A container that runs the loop, and serves on that port.
+pub(super) fn container(name: &str, port: u16) -> Value {
+    json!({
+        "name": name, "image": image::HOST, "imagePullPolicy": "Never",
+        "command": [PYTHON, "/app/loop.py", port.to_string()],
         "volumeMounts": [
             {"name": "usr", "mountPath": "/usr", "readOnly": true},
             {"name": "app", "mountPath": "/app"},
         ],
-    });
-    probe.give_to(&mut container, &json!({"path": "/health", "port": PORT}));
+    })
+}
+
+/// A pod of such containers.
+pub(super) fn pod_of(name: &str, containers: Vec<Value>) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
-        "spec": {"terminationGracePeriodSeconds": 1, "dnsPolicy": "Default", "containers": [container], "volumes": [
+        "spec": {"terminationGracePeriodSeconds": 1, "dnsPolicy": "Default", "containers": containers, "volumes": [
             {"name": "usr", "hostPath": {"path": "/usr"}},
             {"name": "app", "configMap": {"name": "loop"}},
         ]},
     })
+}
+
+/// Tells a loop to stall, for so long, once or several times.
+pub(super) fn stall(address: SocketAddr, lengths: &[f64]) -> Result<()> {
+    let words: Vec<String> = lengths.iter().map(f64::to_string).collect();
+    let path = format!("/stall/{}", words.join(","));
+    let answer = http::get(address, &path, TOLD_LIMIT)
+        .with_context(|| format!("the loop at {address} cannot be told to stall"))?;
+    if !answer.is_success() {
+        bail!("the loop at {address} refuses to stall: {}", answer.status);
+    }
+    Ok(())
 }

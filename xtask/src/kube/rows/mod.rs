@@ -1,12 +1,15 @@
 //! The tests, each with its criteria.
 
+mod agent;
 mod api;
 mod basics;
 mod forecast;
 mod incident;
 mod judge;
 mod loops;
+mod outage;
 mod plan;
+mod pods;
 mod proxies;
 mod r2;
 
@@ -29,6 +32,10 @@ pub(crate) enum Row {
     Basics,
     /// The ways to disturb the API: little rights, a wire that holds and cuts, a past that is forgotten
     Api,
+    /// The node agent beside pods of every kind: names, annotations, Events
+    Pods,
+    /// The API is gone, and back with everything changed
+    Outage,
     /// The forecast of the kill, held against the kubelet's own log
     Forecast,
     /// Two LiteLLM proxies side by side, one guarded, and their database freezes
@@ -38,9 +45,11 @@ pub(crate) enum Row {
 }
 
 impl Row {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 7] = [
         Self::Basics,
         Self::Api,
+        Self::Pods,
+        Self::Outage,
         Self::Forecast,
         Self::Incident,
         Self::R2,
@@ -115,6 +124,8 @@ fn run_one(row: Row, context: &Context) -> Result<Vec<Check>> {
     let found = match row {
         Row::Basics => basics::run(context),
         Row::Api => api::run(context),
+        Row::Pods => pods::run(context),
+        Row::Outage => outage::run(context),
         Row::Forecast => forecast::run(context),
         Row::Incident => incident::run(context),
         Row::R2 => r2::run(context),
