@@ -20,7 +20,7 @@ const BEGINS_WITHIN: Duration = Duration::from_secs(30);
 const ENDS_WITHIN: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// An account with ClusterRoles of `deploy/rbac/`, bound while this lives.
+/// An account with the roles of `deploy/rbac/`, bound while this lives.
 #[derive(Debug)]
 pub(super) struct Rights<'a> {
     context: &'a Context<'a>,

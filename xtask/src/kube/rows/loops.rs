@@ -172,7 +172,7 @@ pub(super) fn program() -> Value {
 fn pod(name: &str, probe: &Probe) -> Value {
     let mut container = container("main", PORT);
     probe.give_to(&mut container, &json!({"path": "/health", "port": PORT}));
-    pod_of(name, vec![container])
+    pod_of(name, &[container])
 }
 
 /// A container that runs the loop, and serves on that port.
@@ -188,7 +188,7 @@ pub(super) fn container(name: &str, port: u16) -> Value {
 }
 
 /// A pod of such containers.
-pub(super) fn pod_of(name: &str, containers: Vec<Value>) -> Value {
+pub(super) fn pod_of(name: &str, containers: &[Value]) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
         "spec": {"terminationGracePeriodSeconds": 1, "dnsPolicy": "Default", "containers": containers, "volumes": [

@@ -61,7 +61,7 @@ pub(super) fn run(context: &Context) -> Result<Vec<Check>> {
 }
 
 fn pod(name: &str) -> Value {
-    loops::pod_of(name, vec![loops::container("main", PORT)])
+    loops::pod_of(name, &[loops::container("main", PORT)])
 }
 
 /// While the agent hears nothing one pod goes, one comes, one opts out, and etcd forgets what was before.

@@ -57,9 +57,9 @@ pub(super) fn run(context: &Context) -> Result<Vec<Check>> {
 
 fn pods() -> Vec<Value> {
     let main = || loops::container("main", PORT);
-    let mut off = loops::pod_of("off", vec![main()]);
+    let mut off = loops::pod_of("off", &[main()]);
     off["metadata"]["annotations"] = json!({"loopwarden.dev/mode": "off"});
-    let mut sidecar = loops::pod_of("sidecar", vec![main()]);
+    let mut sidecar = loops::pod_of("sidecar", &[main()]);
     let mut mesh = loops::container("mesh", PORT + 1);
     mesh["restartPolicy"] = json!("Always");
     // Ends, so that the others may begin.
@@ -72,10 +72,10 @@ fn pods() -> Vec<Value> {
         json!({"httpGet": get, "periodSeconds": 2, "timeoutSeconds": 1, "failureThreshold": 3});
     vec![
         loops::program(),
-        loops::pod_of("plain", vec![main()]),
+        loops::pod_of("plain", &[main()]),
         off,
         sidecar,
-        loops::pod_of("probed", vec![probed]),
+        loops::pod_of("probed", &[probed]),
     ]
 }
 
@@ -164,7 +164,7 @@ fn of_the_same_name(context: &Context, agent: &mut NodeAgent) -> Result<Vec<Chec
     context.delete_pods(&["plain".to_owned()])?;
     kubectl.apply(
         namespace,
-        &[loops::pod_of("plain", vec![loops::container("main", PORT)])],
+        &[loops::pod_of("plain", &[loops::container("main", PORT)])],
     )?;
     kubectl.wait_ready(namespace, "plain", READY_WITHIN)?;
     let another = agent.wait(KNOWN_WITHIN, |page| {
