@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use super::judge::{self, Stall};
+use super::judge;
 use super::plan::{self, Beside, Probe};
 use super::proxies::{self, Settings};
+use super::stall::Stall;
 use super::{Context, loops};
 use crate::cmd;
 use crate::kube::kubelet_log::{self, Event, Kind};
@@ -20,8 +21,11 @@ use crate::litellm::stop;
 
 const WITHOUT: &str = "unprotected";
 const WITH: &str = "protected";
-/// The proxies settle, and their probes are seen.
-const BEFORE: Duration = Duration::from_secs(12);
+/// The proxies settle, and with what comes after it their probes are seen: two periods of 10 s.
+const SETTLE: Duration = Duration::from_secs(16);
+/// The same for 5 s.
+const SETTLE_SHORT: Duration = Duration::from_secs(6);
+const MEASURED_BEFORE: Duration = Duration::from_secs(5);
 const WATCHDOG_LIMIT: Duration = Duration::from_secs(15);
 const GRACE_S: u32 = 10;
 /// Of the guarded proxy's answers, at the default grace of 500 ms.
@@ -29,9 +33,10 @@ const LONGEST_MS: f64 = 600.0;
 /// The same on a machine that others use, too.
 const LONGEST_SHARED_MS: f64 = 3_000.0;
 
-/// How long the database is frozen, and how long the measurement goes on after that.
+/// How long nothing is measured at first, how long the database is frozen, and how long the measurement goes on after that.
 #[derive(Debug, Clone, Copy)]
 struct Times {
+    settle: Duration,
     freeze: Duration,
     after: Duration,
 }
@@ -54,14 +59,16 @@ pub(super) fn run(context: &Context) -> Result<Vec<Check>> {
     let defaults = plan::probe(10, 1, 3, Beside::Nothing);
     let (probes, times) = if context.full {
         let times = Times {
+            settle: SETTLE,
             freeze: Duration::from_mins(1),
             after: Duration::from_secs(30),
         };
         (vec![five, defaults], times)
     } else {
         let times = Times {
-            freeze: Duration::from_secs(40),
-            after: Duration::from_secs(10),
+            settle: SETTLE_SHORT,
+            freeze: Duration::from_secs(36),
+            after: Duration::from_secs(6),
         };
         (vec![five], times)
     };
@@ -87,18 +94,18 @@ fn of_probe(
         environment: Vec::new(),
         grace_s: GRACE_S,
     });
-    let pods = proxies::start(context, lab, &database.url_on(&address), &settings)?;
+    let (created, pods) = proxies::start(context, lab, &database.url_on(&address), &settings)?;
     let mut guards = Vec::new();
     for pod in &pods {
         guards.push(pod.guard(context, pod.name == WITH)?);
     }
-    stop::sleep_until(cmd::now() + BEFORE)?;
+    stop::sleep_until(cmd::now() + times.settle)?;
     let origin = cmd::now();
     let probers: Vec<Prober> = pods
         .iter()
         .map(|pod| Prober::start(pod.address, origin))
         .collect();
-    stop::sleep_until(cmd::now() + Duration::from_secs(5))?;
+    stop::sleep_until(cmd::now() + MEASURED_BEFORE)?;
     database.wait_for_query("SELECT 1", WATCHDOG_LIMIT)?;
     database.freeze()?;
     let (frozen, frozen_at) = (cmd::now(), loops::seconds()?);
@@ -120,7 +127,7 @@ fn of_probe(
         outcomes.push(outcome(context, name, figures, &events, frozen_at)?);
         truth.push(events);
     }
-    context.delete_pods(&[WITHOUT.to_owned(), WITH.to_owned()])?;
+    drop(created);
     print!("{}", table(probe, &outcomes));
     let end = frozen_at + times.freeze.as_secs_f64();
     let stall = Stall::new(probe, (frozen_at, end), Some(true), &said[0], &truth[0]);

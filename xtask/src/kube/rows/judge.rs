@@ -1,193 +1,12 @@
-//! What the agent told of each stall beside what the kubelet did.
+//! What the agent told of stalls, held against what the kubelet did.
 
 use std::fmt::Write as _;
 
-use serde_json::Value;
-
-use super::plan::Probe;
-use crate::kube::kubelet_log::{Event, Kind};
+use super::stall::{EXACT_S, Off, Stall};
 use crate::litellm::criteria::Check;
 
-/// From the first counted failure on, the decision is told as exactly as that, in this share of the lines.
-const EXACT_S: f64 = 0.3;
+/// From the first counted failure on, the decision is told exactly in this share of the lines.
 const SHARE: f64 = 0.95;
-/// The first answered probe ends the risk within that; where another probe has the same rhythm, the next of both, within a period.
-const NONE_S: f64 = 0.5;
-
-/// One stall of one pod.
-#[derive(Debug)]
-pub(super) struct Stall {
-    probe: Probe,
-    /// Whether it was long enough for the kubelet to decide, if that was planned.
-    decides: Option<bool>,
-    start: f64,
-    failures: Vec<f64>,
-    decision: Option<f64>,
-    /// The first answer after the last failure.
-    answered: Option<f64>,
-    told: Vec<Told>,
-}
-
-/// One line of type `risk`.
-#[derive(Debug, Clone, PartialEq)]
-struct Told {
-    at: f64,
-    level: String,
-    failed: u64,
-    left: Option<f64>,
-    unsure: f64,
-    seen: bool,
-}
-
-impl Stall {
-    /// Takes what belongs to the time of this stall.
-    pub(super) fn new(
-        probe: Probe,
-        (start, end): (f64, f64),
-        decides: Option<bool>,
-        lines: &[Value],
-        events: &[Event],
-    ) -> Self {
-        let during = |at: f64| start <= at && at <= end;
-        let of = |kind: Kind| {
-            let moments = events.iter().filter(move |event| event.kind == kind);
-            moments.map(|event| event.at).filter(|at| during(*at))
-        };
-        let decision = of(Kind::Decided).next();
-        // An answer in between resets the kubelet's count: the last run of failures is the one that counts.
-        let before = decision.unwrap_or(end);
-        let reset = of(Kind::Answered)
-            .rfind(|at| *at < before)
-            .filter(|_| decision.is_some())
-            .unwrap_or(start);
-        let failures: Vec<f64> = of(Kind::Failed)
-            .filter(|at| reset < *at && *at <= before)
-            .collect();
-        let told: Vec<Told> = lines
-            .iter()
-            .filter(|line| line["type"] == "risk")
-            .filter_map(Told::read)
-            .filter(|told| during(told.at))
-            .collect();
-        let answered = failures
-            .last()
-            .and_then(|last| of(Kind::Answered).find(|at| at > last));
-        Self {
-            probe,
-            decides,
-            start,
-            failures,
-            decision,
-            answered,
-            told,
-        }
-    }
-
-    /// Whether the kubelet did what the stall is about.
-    fn is_as_planned(&self) -> bool {
-        self.decides
-            .is_none_or(|decides| decides == self.decision.is_some())
-    }
-
-    /// How far off the told decisions are; a line that tells none is off by any measure.
-    fn offs(&self) -> Vec<Off> {
-        let (Some(first), Some(decision)) = (self.failures.first(), self.decision) else {
-            return Vec::new();
-        };
-        let between = self
-            .told
-            .iter()
-            .filter(|told| *first < told.at && told.at < decision);
-        between
-            .map(|told| Off {
-                by: told
-                    .left
-                    .map_or(f64::INFINITY, |left| told.at + left - decision),
-                unsure: told.unsure,
-            })
-            .collect()
-    }
-
-    fn first(&self, levels: &[&str]) -> Option<f64> {
-        let told = self
-            .told
-            .iter()
-            .find(|told| levels.contains(&told.level.as_str()));
-        told.map(|told| told.at)
-    }
-
-    /// How long before the first counted failure it was told that there is a risk.
-    fn warned(&self) -> Option<f64> {
-        let first = self.failures.first()?;
-        Some(
-            self.first(&["elevated", "imminent"])
-                .map_or(f64::NEG_INFINITY, |at| first - at),
-        )
-    }
-
-    /// How long before the decision it was told to be imminent.
-    pub(super) fn imminent(&self) -> Option<f64> {
-        let decision = self.decision?;
-        Some(
-            self.first(&["imminent"])
-                .map_or(f64::NEG_INFINITY, |at| decision - at),
-        )
-    }
-
-    /// By how much that is too late.
-    fn too_late(&self) -> Option<f64> {
-        let twin = if self.probe.has_twin() {
-            f64::from(self.probe.period)
-        } else {
-            0.0
-        };
-        Some(self.relieved()? - NONE_S - twin)
-    }
-
-    /// How long after the first answer the risk was over; only where a probe has failed and the kubelet did not decide.
-    fn relieved(&self) -> Option<f64> {
-        let answered = self.decision.is_none().then_some(self.answered)??;
-        let last = self.told.iter().rev().find(|told| told.level != "none")?;
-        let none = self
-            .told
-            .iter()
-            .find(|told| told.level == "none" && told.at > last.at);
-        Some(none.map_or(f64::INFINITY, |none| none.at - answered))
-    }
-}
-
-/// How far off a told decision is.
-#[derive(Debug, Clone, Copy)]
-struct Off {
-    /// Negative: it was told to come earlier.
-    by: f64,
-    /// What the line itself says.
-    unsure: f64,
-}
-
-impl Off {
-    fn is_exact(self) -> bool {
-        self.by.abs() <= EXACT_S
-    }
-
-    /// Told too early by no more than it says, and never too late.
-    fn is_covered(self) -> bool {
-        self.by <= EXACT_S && -self.by <= self.unsure + EXACT_S
-    }
-}
-
-impl Told {
-    fn read(line: &Value) -> Option<Self> {
-        Some(Self {
-            at: std::time::Duration::from_nanos(line["mono_ns"].as_u64()?).as_secs_f64(),
-            level: line["level"].as_str()?.to_owned(),
-            failed: line["failed_probes"].as_u64()?,
-            left: line["seconds_to_decision"].as_f64(),
-            unsure: line["uncertainty_s"].as_f64().unwrap_or(0.0),
-            seen: line["probes_seen"] == true,
-        })
-    }
-}
 
 /// All criteria, of which there have to be so many stalls that the kubelet ended.
 pub(super) fn of(name: &str, stalls: &[Stall], least: usize) -> Vec<Check> {
@@ -348,4 +167,146 @@ fn shown(figure: Option<f64>) -> String {
 #[expect(clippy::cast_precision_loss, reason = "some hundreds of lines")]
 fn ratio(part: usize, whole: usize) -> f64 {
     part as f64 / whole as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::kube::kubelet_log::{Event, Kind};
+    use crate::kube::rows::plan::{self, Beside};
+
+    /// Probes of 5/2/4 at 12, 17, 22 and 27 s of a stall that begins at 10 s, and what is told of them.
+    #[derive(Clone)]
+    struct Scene {
+        events: Vec<Event>,
+        lines: Vec<Value>,
+        decides: Option<bool>,
+        beside: Beside,
+    }
+
+    fn line(at: f64, level: &str, failed: u64) -> Value {
+        let mono_ns = std::time::Duration::from_secs_f64(at).as_nanos();
+        json!({"type": "risk", "level": level, "mono_ns": u64::try_from(mono_ns).unwrap(), "failed_probes": failed,
+            "seconds_to_decision": 29.0 - at, "uncertainty_s": 0.05, "probes_seen": true})
+    }
+
+    fn event(at: f64, kind: Kind) -> Event {
+        Event { at, kind }
+    }
+
+    fn decided() -> Scene {
+        let failures = [14.0, 19.0, 24.0, 29.0].map(|at| event(at, Kind::Failed));
+        Scene {
+            events: [&failures[..], &[event(29.0, Kind::Decided)]].concat(),
+            lines: vec![
+                line(13.0, "elevated", 0),
+                line(15.0, "elevated", 1),
+                line(20.0, "imminent", 2),
+            ],
+            decides: Some(true),
+            beside: Beside::Nothing,
+        }
+    }
+
+    fn survived() -> Scene {
+        Scene {
+            events: vec![event(14.0, Kind::Failed), event(17.0, Kind::Answered)],
+            lines: vec![line(13.0, "elevated", 0), line(17.1, "none", 0)],
+            decides: Some(false),
+            beside: Beside::Nothing,
+        }
+    }
+
+    fn failed(scenes: &[Scene]) -> usize {
+        let stalls: Vec<Stall> = scenes
+            .iter()
+            .map(|scene| {
+                let probe = plan::probe(5, 2, 4, scene.beside);
+                Stall::new(
+                    probe,
+                    (10.0, 40.0),
+                    scene.decides,
+                    &scene.lines,
+                    &scene.events,
+                )
+            })
+            .collect();
+        of("test", &stalls, 1)
+            .iter()
+            .filter(|check| !check.passed)
+            .count()
+    }
+
+    #[test]
+    fn each_criterion_can_fail() {
+        type Spoil = fn(&mut Scene, &mut Scene);
+        let cases: [(&str, Spoil, usize); 8] = [
+            ("nothing", |_, _| {}, 0),
+            ("no decision", |one, _| one.events.truncate(4), 3),
+            (
+                "warned late",
+                |one, _| one.lines[0] = line(14.1, "elevated", 1),
+                1,
+            ),
+            (
+                "imminent late",
+                |one, _| one.lines[2] = line(29.5, "imminent", 4),
+                1,
+            ),
+            (
+                "told wrongly",
+                |one, _| one.lines[1]["seconds_to_decision"] = json!(14.5),
+                1,
+            ),
+            (
+                "told nothing",
+                |one, _| one.lines[1]["seconds_to_decision"] = Value::Null,
+                1,
+            ),
+            (
+                "relieved late",
+                |_, two| two.lines[1] = line(17.6, "none", 0),
+                1,
+            ),
+            (
+                "not seen",
+                |one, _| one.lines[1]["probes_seen"] = json!(false),
+                1,
+            ),
+        ];
+        for (what, spoil, expected) in cases {
+            let (mut one, mut two) = (decided(), survived());
+            spoil(&mut one, &mut two);
+            assert_eq!(failed(&[one, two]), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn of_two_probes_of_the_same_rhythm_the_first_may_be_told_if_the_other_is_covered() {
+        let early = |unsure: f64| {
+            let mut scene = decided();
+            scene.beside = Beside::Readiness(5, 2);
+            for line in &mut scene.lines {
+                let left = line["seconds_to_decision"].as_f64().unwrap();
+                line["seconds_to_decision"] = json!(left - 2.0);
+                line["uncertainty_s"] = json!(unsure);
+            }
+            scene
+        };
+        assert_eq!(failed(&[early(2.0), decided()]), 0);
+        assert_eq!(failed(&[early(1.0), decided()]), 1);
+    }
+
+    #[test]
+    fn an_answer_in_between_starts_the_count_anew() {
+        let mut scene = decided();
+        scene.events.insert(0, event(11.5, Kind::Failed));
+        scene.events.insert(1, event(12.0, Kind::Answered));
+        // Told before it, of a decision that the answer has put off.
+        scene.lines.insert(0, line(11.6, "elevated", 1));
+        scene.lines[0]["seconds_to_decision"] = json!(2.0);
+        assert_eq!(failed(&[scene]), 0);
+    }
 }

@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
-use super::Context;
-use super::judge::Stall;
 use super::plan::{Plan, Probe};
+use super::stall::Stall;
+use super::{Context, Pods};
 use crate::kube::{image, kubelet_log, process};
 use crate::litellm::guard::Guard;
 use crate::litellm::kubelet::monotonic_ns;
@@ -35,7 +35,8 @@ struct Subject {
 
 /// Stalls pods, all at the same time, and tells what was seen of each stall.
 pub(super) fn round(context: &Context, name: &str, plans: Vec<Plan>) -> Result<Vec<Stall>> {
-    let subjects = start(context, name, plans)?;
+    // Dropped last: the agents end first.
+    let (_pods, subjects) = start(context, name, plans)?;
     let log = context.cluster.kubelet_log()?;
     let seen: Vec<Record> = std::thread::scope(|scope| {
         let runs: Vec<_> = subjects
@@ -65,22 +66,25 @@ pub(super) fn round(context: &Context, name: &str, plans: Vec<Plan>) -> Result<V
             ));
         }
     }
-    let names: Vec<String> = seen.into_iter().map(|record| record.name).collect();
-    context.delete_pods(&names)?;
     Ok(stalls)
 }
 
-fn start(context: &Context, round: &str, plans: Vec<Plan>) -> Result<Vec<Subject>> {
+fn start<'a>(
+    context: &'a Context,
+    round: &str,
+    plans: Vec<Plan>,
+) -> Result<(Pods<'a>, Vec<Subject>)> {
     if !Path::new(PYTHON).is_file() {
         setup::need(&["python3"])?;
     }
     let (kubectl, namespace) = (&context.cluster.kubectl, context.cluster.namespace.as_str());
-    let name = |place: usize| format!("{round}-{place}");
+    let name = |place| format!("{round}-{place}");
+    let names: Vec<String> = (0..plans.len()).map(name).collect();
     let mut objects = vec![program()];
-    for (place, plan) in plans.iter().enumerate() {
-        objects.push(pod(&name(place), &plan.probe));
+    for (name, plan) in names.iter().zip(&plans) {
+        objects.push(pod(name, &plan.probe));
     }
-    kubectl.apply(namespace, &objects)?;
+    let pods = context.create_pods(names, &objects)?;
     let mut subjects = Vec::new();
     let count = u32::try_from(plans.len())?;
     for (place, plan) in plans.into_iter().enumerate() {
@@ -101,7 +105,7 @@ fn start(context: &Context, round: &str, plans: Vec<Plan>) -> Result<Vec<Subject
     for subject in &mut subjects {
         subject.agent.wait_until_it_watches()?;
     }
-    Ok(subjects)
+    Ok((pods, subjects))
 }
 
 /// What was seen of a pod.

@@ -12,6 +12,7 @@ mod plan;
 mod pods;
 mod proxies;
 mod r2;
+mod stall;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -78,12 +79,38 @@ impl Context<'_> {
         std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))
     }
 
+    /// Creates pods, and what they need.
+    fn create_pods(&self, names: Vec<String>, objects: &[Value]) -> Result<Pods<'_>> {
+        let pods = Pods {
+            context: self,
+            names,
+        };
+        let cluster = self.cluster;
+        cluster.kubectl.apply(&cluster.namespace, objects)?;
+        Ok(pods)
+    }
+
     fn delete_pods(&self, names: &[String]) -> Result<()> {
         let pods = names.iter().map(|name| format!("pod/{name}"));
         let grace = Duration::from_secs(1);
         self.cluster
             .kubectl
             .delete(&self.cluster.namespace, pods, grace)
+    }
+}
+
+/// Pods of a row; deleted when dropped, so that they are gone before the folders that are mounted into them.
+#[derive(Debug)]
+struct Pods<'a> {
+    context: &'a Context<'a>,
+    names: Vec<String>,
+}
+
+impl Drop for Pods<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.context.delete_pods(&self.names) {
+            eprintln!("kube: {error:#}");
+        }
     }
 }
 

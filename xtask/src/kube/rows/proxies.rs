@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use super::plan::Probe;
-use super::{Context, loops};
+use super::{Context, Pods, loops};
 use crate::kube::{image, process};
 use crate::litellm::cluster::{self, Cluster};
 use crate::litellm::guard::Guard;
@@ -50,12 +50,12 @@ pub(super) fn database(context: &Context, lab: &Lab, name: &str) -> Result<(Clus
 }
 
 /// Brings pods up.
-pub(super) fn start(
-    context: &Context,
+pub(super) fn start<'a>(
+    context: &'a Context,
     lab: &Lab,
     database_url: &str,
     pods: &[Settings],
-) -> Result<Vec<Proxy>> {
+) -> Result<(Pods<'a>, Vec<Proxy>)> {
     let (kubectl, namespace) = (&context.cluster.kubectl, context.cluster.namespace.as_str());
     // Not always below /usr: there are other Pythons than Debian's.
     let interpreter = python::base(lab, BEFORE_FIX)?;
@@ -66,7 +66,8 @@ pub(super) fn start(
         pods.iter()
             .map(|settings| pod(lab, &interpreter, database_url, settings)),
     );
-    kubectl.apply(namespace, &objects)?;
+    let names = pods.iter().map(|settings| settings.name.to_owned());
+    let created = context.create_pods(names.collect(), &objects)?;
     let mut proxies = Vec::new();
     for settings in pods {
         let name = settings.name;
@@ -79,7 +80,7 @@ pub(super) fn start(
             probe: settings.probe,
         });
     }
-    Ok(proxies)
+    Ok((created, proxies))
 }
 
 impl Proxy {

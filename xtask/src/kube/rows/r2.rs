@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use super::judge::{self, Stall};
+use super::judge;
 use super::plan::{self, Beside, Plan, Planned};
 use super::proxies::{self, Settings};
+use super::stall::Stall;
 use super::{Context, loops};
 use crate::cmd;
 use crate::kube::kubelet_log::{self, Kind};
@@ -18,8 +19,8 @@ use crate::litellm::lab::Lab;
 use crate::litellm::{http, iam, stop};
 
 const NAME: &str = "iam";
-/// Three probes of 5 s.
-const KNOWN: Duration = Duration::from_secs(16);
+/// Two periods of 5 s.
+const KNOWN: Duration = Duration::from_secs(11);
 /// The proxy waits 30 s; the kubelet decides before that.
 const LIMIT: Duration = Duration::from_secs(40);
 /// So long before the decision the risk has to be imminent.
@@ -47,7 +48,9 @@ fn deadlock(context: &Context) -> Result<Vec<Check>> {
         environment,
         grace_s: 5,
     };
-    let pod = proxies::start(context, &lab, &database.url_on(&address), &[settings])?.remove(0);
+    let (created, mut pods) =
+        proxies::start(context, &lab, &database.url_on(&address), &[settings])?;
+    let pod = pods.remove(0);
     let mut guard = pod.guard(context, false)?;
     stop::sleep_until(cmd::now() + KNOWN)?;
     guard.check()?;
@@ -67,7 +70,7 @@ fn deadlock(context: &Context) -> Result<Vec<Check>> {
     let (end, events) = (loops::seconds()?, events()?);
     let lines = guard.finish();
     context.keep(NAME, &lines)?;
-    context.delete_pods(&[NAME.to_owned()])?;
+    drop(created);
     let _ = request.join();
     let stall = Stall::new(probe, (start, end), Some(true), &lines, &events);
     let stalls = [stall];
