@@ -6,6 +6,7 @@ use libtest_mimic::Trial;
 mod causes;
 mod command;
 mod engines;
+mod deadline;
 mod given_up;
 mod guards;
 mod held;
@@ -52,6 +53,7 @@ pub(crate) fn all() -> Vec<Case> {
         causes::cases(),
         command::cases(),
         engines::cases(),
+        deadline::cases(),
         given_up::cases(),
         guards::cases(),
         held::cases(),
