@@ -5,8 +5,8 @@ use libtest_mimic::Trial;
 
 mod causes;
 mod command;
-mod engines;
 mod deadline;
+mod engines;
 mod given_up;
 mod guards;
 mod held;
