@@ -16,8 +16,8 @@ use loopwarden::pipeline::pod::PodName;
 use loopwarden::pipeline::record::InForce;
 use loopwarden::pipeline::stamp::{Stamp, Tied};
 use loopwarden::pipeline::{
-    ActionNotice, Cause, CauseKind, ChildCause, EndedBy, Evidence, Frame, IncidentId, LoopId,
-    LoopInfo, LoopTotals, Mode, Mono, Notice, NsPid, Outcome, Pid, PidKey, Refusal, Signal,
+    ActionNotice, Cause, CauseKind, ChildCause, EndedBy, Evidence, Frame, GraceReason, IncidentId,
+    LoopId, LoopInfo, LoopTotals, Mode, Mono, Notice, NsPid, Outcome, Pid, PidKey, Refusal, Signal,
     Signalled, StallView, StarvedBy, StoppedBy, Tid,
 };
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
@@ -359,6 +359,7 @@ fn action() -> ActionNotice {
         busy: Duration::from_millis(500),
         outcome: Outcome::Refused(Refusal::Budget),
         grace: Duration::from_millis(500),
+        grace_reason: Some(GraceReason::Deadline),
         detail: Some("why".into()),
     }
 }

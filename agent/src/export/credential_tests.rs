@@ -146,6 +146,7 @@ fn action(outcome: Outcome) -> Notice {
             busy: Duration::from_millis(500),
             outcome,
             grace: Duration::from_millis(500),
+            grace_reason: None,
             detail: Some(format!("{} said no", planted("call"))),
         },
     }

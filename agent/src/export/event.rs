@@ -161,6 +161,9 @@ fn acted(info: &LoopInfo, action: &ActionNotice) -> Draft {
         action.child_exe,
         action.child
     );
+    if let Some(reason) = action.grace_reason {
+        attributes.push(string("loopwarden.grace_reason", reason.name()));
+    }
     if let Some(refusal) = action.outcome.refusal() {
         attributes.push(string("refused_by", refusal.name()));
         body = format!("{body}, {}", refusal.sentence());

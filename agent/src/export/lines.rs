@@ -352,6 +352,9 @@ fn action_line(info: &LoopInfo, action: &ActionNotice, clock: WallClock) -> Map<
         line.insert("refused_by".into(), json!(refusal));
     }
     line.insert("grace_ms".into(), json!(millis::of(action.grace)));
+    if let Some(reason) = action.grace_reason {
+        line.insert("grace_reason".into(), json!(reason));
+    }
     if let Some(detail) = &action.detail {
         line.insert("detail".into(), json!(detail));
     }

@@ -257,6 +257,7 @@ impl Draft {
             outcome: action.outcome.name().to_owned(),
             refused_by: action.outcome.refusal(),
             grace: action.grace,
+            grace_reason: action.grace_reason,
             detail: action.detail.clone(),
         };
         if let Some(index) = keep(&mut self.record.actions, kept, ACTIONS) {

@@ -127,6 +127,7 @@ fn action(ms: u64, outcome: Outcome) -> Notice {
             busy: Duration::from_millis(ms),
             outcome,
             grace: Duration::from_millis(500),
+            grace_reason: None,
             detail: None,
         },
     }

@@ -34,6 +34,7 @@ pub use evidence::{Collect, Evidence};
 pub use histogram::Histogram;
 pub use ids::{IncidentId, LoopId, Mono, NsPid, Pid, PidKey, Tid};
 pub use notice::{
-    ActionNotice, EndedBy, LoopInfo, LoopTotals, Mode, Notice, Outcome, Signal, StallView,
+    ActionNotice, EndedBy, GraceReason, LoopInfo, LoopTotals, Mode, Notice, Outcome, Signal,
+    StallView,
 };
 pub use refusal::Refusal;

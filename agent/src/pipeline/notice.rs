@@ -59,6 +59,24 @@ impl Signal {
     }
 }
 
+/// Why a grace was not the one that is configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GraceReason {
+    /// The kubelet would have decided to kill the container before its end.
+    Deadline,
+}
+
+impl GraceReason {
+    /// The word of the contract.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            GraceReason::Deadline => "deadline",
+        }
+    }
+}
+
 /// What became of an action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -203,6 +221,8 @@ pub struct ActionNotice {
     pub outcome: Outcome,
     /// The grace that was in force.
     pub grace: Duration,
+    /// Why it was not the one that is configured.
+    pub grace_reason: Option<GraceReason>,
     /// What a person should know beside that: the error of the call, the state of the child.
     pub detail: Option<String>,
 }

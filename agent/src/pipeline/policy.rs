@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::cause::ChildCause;
 use super::event::{Awaited, WaitOptions};
 use super::ids::{Mono, NsPid, Pid, PidKey};
-use super::notice::Signal;
+use super::notice::{GraceReason, Signal};
 use super::refusal::Refusal;
 
 /// How long after a termination signal a process counts as ending itself (Kubernetes' default grace period).
@@ -23,6 +23,9 @@ const BACK_IN_IT: Duration = Duration::from_millis(20);
 const READING: Duration = Duration::from_secs(1);
 /// How often its answer is looked for.
 const READ_AGAIN: Duration = Duration::from_millis(5);
+
+/// A grace is never cut below this for the kubelet's sake.
+const LEAST_GRACE: Duration = Duration::from_millis(100);
 
 /// How engines of a target are treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,6 +141,9 @@ pub struct WaitFacts {
     pub throttled: Duration,
     /// When we sent SIGTERM in this episode.
     pub termed: Option<Mono>,
+    /// Until when the loop has to be free, so that the kubelet does not decide to kill its container. From probes that were seen or a
+    /// pod's spec, never from the configuration alone.
+    pub free_by: Option<Mono>,
     /// The guards that do not depend on the episode.
     pub guards: Guards,
 }
@@ -185,7 +191,51 @@ pub enum Decision {
         signal: Signal,
         /// The grace that has passed.
         grace: Duration,
+        /// Why it was not the one that is configured.
+        grace_reason: Option<GraceReason>,
     },
+}
+
+/// When which signal is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Due {
+    from: Mono,
+    signal: Signal,
+    grace: Duration,
+    reason: Option<GraceReason>,
+}
+
+impl Due {
+    /// After a grace that nothing cuts.
+    const fn whole(from: Mono, signal: Signal, grace: Duration) -> Self {
+        Self {
+            from,
+            signal,
+            grace,
+            reason: None,
+        }
+    }
+
+    /// After the grace of an engine that was told to end: cut to what still lets the loop answer a probe, where it is longer.
+    fn kill(facts: &WaitFacts, rules: &EngineRules, from: Mono) -> Self {
+        let whole = Self::whole(from, Signal::Kill, rules.grace);
+        let Some(left) = facts.free_by.map(|by| by.since(from)) else {
+            return whole;
+        };
+        let grace = left.max(LEAST_GRACE);
+        if grace >= rules.grace {
+            return whole;
+        }
+        Self {
+            grace,
+            reason: Some(GraceReason::Deadline),
+            ..whole
+        }
+    }
+
+    fn at(&self) -> Mono {
+        self.from.plus(self.grace)
+    }
 }
 
 /// Decides on one wait episode.
@@ -207,22 +257,17 @@ pub fn decide(facts: &WaitFacts, rules: &EngineRules, now: Mono) -> Decision {
         return judge_unshown(facts, rules, &chosen, told, now);
     }
     let unknown = is_unknown(facts, &chosen);
-    let (due, signal, grace) = match due(facts, rules, told, unknown) {
-        Some(due) => due,
-        // Nobody told it and that is never enough: say so once the grace would have passed.
-        None => (
-            held(facts, facts.start).plus(rules.grace),
-            Signal::Kill,
-            rules.grace,
-        ),
-    };
+    // Nobody told it and that is never enough: say so once the grace would have passed.
+    let never = Due::whole(held(facts, facts.start), Signal::Kill, rules.grace);
+    let wanted = due(facts, rules, told, unknown).unwrap_or(never);
+    let (due, signal) = (wanted.at(), wanted.signal);
     if now < due {
         // Held, it would be due by now but for that: say so, and look again.
         let at_once = WaitFacts {
             held_until: None,
             ..facts.clone()
         };
-        let free_due = self::due(&at_once, rules, told, unknown).map(|(due, ..)| due);
+        let free_due = self::due(&at_once, rules, told, unknown).map(|due| due.at());
         return match chosen {
             Ok(engine) if is_held(facts, engine) && free_due.is_some_and(|due| now >= due) => {
                 Decision::Refuse {
@@ -274,7 +319,12 @@ pub fn decide(facts: &WaitFacts, rules: &EngineRules, now: Mono) -> Decision {
         child: engine.key,
         exe: engine.exe.clone(),
         signal,
-        grace,
+        // The news of the deadline may have come when more had passed already.
+        grace: match wanted.reason {
+            Some(_) => now.since(wanted.from).min(rules.grace),
+            None => wanted.grace,
+        },
+        grace_reason: wanted.reason,
     }
 }
 
@@ -292,14 +342,14 @@ fn judge_unshown(
         return Decision::Leave;
     };
     match due(facts, rules, told, unknown) {
-        Some((due, signal, _)) if now >= due => Decision::Refuse {
+        Some(due) if now >= due.at() => Decision::Refuse {
             child: Some(engine.key.pid),
             exe: engine.exe.clone(),
-            signal,
+            signal: due.signal,
             refusal: Refusal::NotLoopThread,
             again: None,
         },
-        Some((due, ..)) => Decision::Later(due),
+        Some(due) => Decision::Later(due.at()),
         None => Decision::Leave,
     }
 }
@@ -398,35 +448,23 @@ fn engine_of<'a>(
     }
 }
 
-/// When which signal is due, and after which grace; `None` if never.
-fn due(
-    facts: &WaitFacts,
-    rules: &EngineRules,
-    told: Option<Mono>,
-    unknown: bool,
-) -> Option<(Mono, Signal, Duration)> {
+/// When which signal is due, and after which grace; `None` if never. Only the grace of who was told to end is cut.
+fn due(facts: &WaitFacts, rules: &EngineRules, told: Option<Mono>, unknown: bool) -> Option<Due> {
     if let Some(termed) = facts.termed {
         // Our own SIGTERM stands for the parent's: one grace after it, SIGKILL.
-        return Some((
-            held(facts, termed).plus(rules.grace),
-            Signal::Kill,
-            rules.grace,
-        ));
+        return Some(Due::kill(facts, rules, held(facts, termed)));
     }
     if let Some(told) = told {
         let from = held(facts, told.max(facts.start));
-        return Some((from.plus(rules.grace), Signal::Kill, rules.grace));
+        return Some(Due::kill(facts, rules, from));
     }
     if unknown {
         let from = held(facts, facts.first_seen);
-        return Some((
-            from.plus(rules.unknown_grace),
-            Signal::Term,
-            rules.unknown_grace,
-        ));
+        return Some(Due::whole(from, Signal::Term, rules.unknown_grace));
     }
     let untold = rules.untold_grace?;
-    Some((held(facts, facts.start).plus(untold), Signal::Term, untold))
+    let from = held(facts, facts.start);
+    Some(Due::whole(from, Signal::Term, untold))
 }
 
 /// Time in which loop or child was held does not count: the grace starts when it was last seen held, and is longer by what
@@ -500,3 +538,7 @@ fn guard(
 #[cfg(test)]
 #[path = "policy_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "policy_deadline_tests.rs"]
+mod deadline_tests;

@@ -4,11 +4,11 @@ use super::*;
 
 const MS: u64 = 1_000_000;
 
-fn at(ms: u64) -> Mono {
+pub(super) fn at(ms: u64) -> Mono {
     Mono(ms * MS)
 }
 
-fn engine() -> ChildFacts {
+pub(super) fn engine() -> ChildFacts {
     ChildFacts {
         key: PidKey {
             pid: Pid(20),
@@ -29,7 +29,7 @@ fn engine() -> ChildFacts {
 }
 
 /// A loop in `wait4(7)` since second 1 on an engine that was told to end just before.
-fn wedged() -> WaitFacts {
+pub(super) fn wedged() -> WaitFacts {
     WaitFacts {
         start: at(1000),
         first_seen: at(1000),
@@ -46,17 +46,18 @@ fn wedged() -> WaitFacts {
         held_until: None,
         throttled: Duration::ZERO,
         termed: None,
+        free_by: None,
         guards: Guards::default(),
     }
 }
 
-fn with(change: impl FnOnce(&mut WaitFacts)) -> WaitFacts {
+pub(super) fn with(change: impl FnOnce(&mut WaitFacts)) -> WaitFacts {
     let mut facts = wedged();
     change(&mut facts);
     facts
 }
 
-fn child(change: impl FnOnce(&mut ChildFacts)) -> WaitFacts {
+pub(super) fn child(change: impl FnOnce(&mut ChildFacts)) -> WaitFacts {
     with(|facts| change(&mut facts.children[0]))
 }
 
@@ -66,6 +67,7 @@ fn strike(signal: Signal, grace_ms: u64) -> Decision {
         exe: engine().exe,
         signal,
         grace: Duration::from_millis(grace_ms),
+        grace_reason: None,
     }
 }
 

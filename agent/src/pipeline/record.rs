@@ -12,7 +12,7 @@ use super::cause::{Cause, CauseKind};
 use super::evidence::Evidence;
 use super::ids::{IncidentId, Mono, Pid, Tid};
 use super::liveness::Outlook;
-use super::notice::{EndedBy, LoopInfo, Mode, Signal};
+use super::notice::{EndedBy, GraceReason, LoopInfo, Mode, Signal};
 use super::pod::PodName;
 use super::policy::EngineRules;
 use super::refusal::Refusal;
@@ -273,6 +273,9 @@ pub struct Action {
     /// The grace that was in force.
     #[serde(rename = "grace_ms", with = "millis")]
     pub grace: Duration,
+    /// Why it was not the one that is configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace_reason: Option<GraceReason>,
     /// What a person should know beside that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::look::waits_now;
-use super::loops::{Loop, Struck, Wanted};
+use super::loops::{Given, Loop, Struck, Wanted};
 use super::sentinel::Sentinel;
 use crate::action::{Child, strike};
 use crate::kernel::clock;
@@ -28,7 +28,7 @@ impl Sentinel {
         child: PidKey,
         exe: String,
         signal: Signal,
-        grace: Duration,
+        (grace, reason): Given,
         decided: &WaitFacts,
         now: Mono,
     ) {
@@ -49,7 +49,10 @@ impl Sentinel {
         };
         let after = crate::kernel::clock::now();
         self.open_stall_for_action(tid, now, seen);
-        let action = (child.pid, exe.clone(), signal, outcome, grace, detail);
+        let whole = reason.and_then(|_| self.grace_of(tid));
+        let detail = join(detail, whole.map(|whole| cut(whole, grace)));
+        let grace_told = (grace, reason);
+        let action = (child.pid, exe.clone(), signal, outcome, grace_told, detail);
         if self.is_news(tid, outcome) {
             self.tell_action(tid, action, at);
         }
@@ -78,7 +81,7 @@ impl Sentinel {
                 child: held,
                 exe,
                 signal,
-                grace,
+                grace: (grace, reason),
                 at,
                 ended: None,
                 said_ineffective: false,
@@ -88,6 +91,12 @@ impl Sentinel {
             self.paused.insert(process.pid, after.plus(pause));
         }
         self.sensor.notify(tid);
+    }
+
+    /// The grace that is configured for a loop's engines.
+    fn grace_of(&self, tid: Tid) -> Option<Duration> {
+        let target = self.settings.targets.get(self.loops.get(&tid)?.target)?;
+        target.engine.map(|engine| engine.rules.grace)
     }
 
     /// Opens the child, checks the same episode and the same processes once more, and signals.
@@ -186,7 +195,14 @@ impl Sentinel {
             self.open_stall_for_action(tid, now, None);
             self.tell_action(
                 tid,
-                (child, exe, signal, Outcome::Refused(refusal), grace, detail),
+                (
+                    child,
+                    exe,
+                    signal,
+                    Outcome::Refused(refusal),
+                    (grace, None),
+                    detail,
+                ),
                 now,
             );
         }
@@ -206,12 +222,12 @@ impl Sentinel {
     pub(super) fn tell_action(
         &mut self,
         tid: Tid,
-        (child, child_exe, signal, outcome, grace, detail): (
+        (child, child_exe, signal, outcome, (grace, reason), detail): (
             Pid,
             String,
             Signal,
             Outcome,
-            Duration,
+            Given,
             Option<String>,
         ),
         at: Mono,
@@ -236,6 +252,7 @@ impl Sentinel {
             busy: at.since(stall.since),
             outcome,
             grace,
+            grace_reason: reason,
             detail,
         };
         self.note_action(tid, &action);
@@ -287,5 +304,22 @@ impl Sentinel {
                 now,
             );
         }
+    }
+}
+
+/// What a person is to know of a grace that was cut.
+fn cut(whole: Duration, to: Duration) -> String {
+    format!(
+        "the grace was cut from {} to {} s, so that the loop can answer a liveness probe before the kubelet decides to kill",
+        whole.as_secs_f64(),
+        // To the millisecond.
+        f64::from(u32::try_from(to.as_millis()).unwrap_or(u32::MAX)) / 1000.0
+    )
+}
+
+fn join(one: Option<String>, other: Option<String>) -> Option<String> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(format!("{one}; {other}")),
+        (one, other) => one.or(other),
     }
 }

@@ -1,5 +1,7 @@
 //! One wait episode: gather its facts, let the policy decide, act on the decision.
 
+use std::time::Duration;
+
 use super::loops::{Episode, Loop, Wanted};
 use super::sentinel::Sentinel;
 use crate::pipeline::event::Awaited;
@@ -8,6 +10,9 @@ use crate::pipeline::story::EpisodeStory;
 use crate::pipeline::{Mono, Notice, Pid, Tid};
 use crate::proc;
 use crate::target::cgroup::CpuStat;
+
+/// A deadline that comes no more than this much sooner is no news: each probe makes it a little surer.
+const NOTABLE: Duration = Duration::from_millis(10);
 
 impl Sentinel {
     /// Brings the episode of a loop up to date with its record, and decides if it is time.
@@ -71,6 +76,7 @@ impl Sentinel {
             termed_as: None,
             killed: None,
             held_until: None,
+            free_by: None,
             held: false,
             throttled_before: self.cpu_stats.get(&pid).and_then(CpuStat::throttled),
             said: std::collections::BTreeSet::new(),
@@ -98,6 +104,31 @@ impl Sentinel {
             });
         }
         self.keep_story(tid, over, now);
+    }
+
+    /// The kubelet may decide sooner than was thought: what is to be done about the wait is looked at again. Nothing is gathered for it
+    /// unless that is so: clients connect to a probed port, too.
+    pub(super) fn hurry(&mut self, tid: Tid, now: Mono) {
+        let Some(watched) = self.loops.get(&tid) else {
+            return;
+        };
+        let free_by = self.free_by(watched, now);
+        let Some(episode) = &watched.episode else {
+            return;
+        };
+        let sooner =
+            free_by.is_some_and(|by| episode.free_by.is_none_or(|known| by.plus(NOTABLE) < known));
+        if !sooner || episode.next_look.is_none() {
+            return;
+        }
+        if let Some(episode) = self
+            .loops
+            .get_mut(&tid)
+            .and_then(|watched| watched.episode.as_mut())
+        {
+            episode.next_look = episode.next_look.map(|next| next.min(now));
+        }
+        self.decide_episode(tid, now);
     }
 
     pub(super) fn decide_episode(&mut self, tid: Tid, now: Mono) {
@@ -141,6 +172,7 @@ impl Sentinel {
             .and_then(|watched| watched.episode.as_mut())
         {
             episode.held_until = facts.held_until;
+            episode.free_by = facts.free_by;
             episode.engine = episode.engine.or(engine_child);
             episode.next_look = match &decision {
                 Decision::Later(at) => Some(*at),
@@ -168,7 +200,11 @@ impl Sentinel {
                 exe,
                 signal,
                 grace,
-            } => self.act(tid, child, exe, signal, grace, &facts, now),
+                grace_reason,
+            } => {
+                let grace = (grace, grace_reason);
+                self.act(tid, child, exe, signal, grace, &facts, now);
+            }
         }
         // Last: nothing that is only for the journal comes before a signal.
         self.note_look(tid, &facts, asked, now);

@@ -87,6 +87,7 @@ impl Sentinel {
             held_until,
             throttled: self.throttled(id.process.pid, episode, now),
             termed: episode.termed,
+            free_by: self.free_by(watched, now),
             guards: Guards::default(),
         };
         let guards = self.guards(id.process, now);

@@ -12,8 +12,8 @@ use crate::pipeline::liveness::Follower;
 use crate::pipeline::recognise::Candidate;
 use crate::pipeline::story::EpisodeStory;
 use crate::pipeline::{
-    Cause, CauseKind, ChildCause, Evidence, IncidentId, LoopId, LoopInfo, Mono, Outcome, Pid,
-    Refusal, Signal,
+    Cause, CauseKind, ChildCause, Evidence, GraceReason, IncidentId, LoopId, LoopInfo, Mono,
+    Outcome, Pid, Refusal, Signal,
 };
 
 /// A thread with a record.
@@ -85,13 +85,16 @@ pub(super) struct Stall {
     pub(super) strikes: Vec<Struck>,
 }
 
+/// A grace that was given, and why it was not the one that is configured.
+pub(super) type Given = (Duration, Option<GraceReason>);
+
 /// A signal that was sent, until its effect is known.
 #[derive(Debug)]
 pub(super) struct Struck {
     pub(super) child: Child,
     pub(super) exe: String,
     pub(super) signal: Signal,
-    pub(super) grace: Duration,
+    pub(super) grace: Given,
     pub(super) at: Mono,
     pub(super) ended: Option<Mono>,
     pub(super) said_ineffective: bool,
@@ -139,6 +142,8 @@ pub(super) struct Episode {
     /// What became of a SIGKILL that was due, if it was not refused.
     pub(super) killed: Option<Outcome>,
     pub(super) held_until: Option<Mono>,
+    /// Until when the loop had to be free, as of the last look.
+    pub(super) free_by: Option<Mono>,
     /// Somebody was held at the last look.
     pub(super) held: bool,
     /// Throttling of the loop's cgroup when the episode was first looked at.

@@ -91,6 +91,7 @@ impl Sentinel {
         let loops = self.loops.values().filter(concerned);
         for tid in loops.map(|watched| watched.id.tid).collect::<Vec<_>>() {
             self.follow_risk(tid, now);
+            self.hurry(tid, now);
         }
         self.due = self.due.min(now);
     }
@@ -288,6 +289,8 @@ impl Sentinel {
             .map(|watched| watched.id.tid)
             .collect();
         for tid in concerned {
+            // Before anything is told of it.
+            self.hurry(tid, now);
             self.follow_risk(tid, now);
         }
         // What is due next may have changed.

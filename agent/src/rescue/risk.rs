@@ -53,6 +53,16 @@ impl Sentinel {
         }
     }
 
+    /// Until when a loop has to be free, so that the kubelet does not decide to kill its container.
+    pub(super) fn free_by(&self, watched: &Loop, now: Mono) -> Option<Mono> {
+        let liveness = watched.liveness.as_ref()?;
+        let situation = Situation {
+            away: away(watched, now),
+            probes: &self.probed.probes_of(watched.id.process.pid),
+        };
+        liveness.free_by(now, situation)
+    }
+
     /// When the risk of a loop is to be looked at again.
     pub(super) fn risk_due(&self, watched: &Loop, now: Mono) -> Option<Mono> {
         let liveness = watched.liveness.as_ref()?;

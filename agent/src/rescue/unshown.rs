@@ -196,6 +196,7 @@ impl Sentinel {
             held_until: None,
             throttled: Duration::ZERO,
             termed: None,
+            free_by: None,
             guards: Guards::default(),
         })
     }
@@ -254,6 +255,7 @@ impl Sentinel {
             busy: now.since(since),
             outcome: Outcome::Refused(Refusal::NotLoopThread),
             grace: rules.grace,
+            grace_reason: None,
             detail: None,
         };
         self.tell(Notice::Action { info, action });

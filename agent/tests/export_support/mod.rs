@@ -224,6 +224,7 @@ pub fn sent(info: &Arc<LoopInfo>) -> Notice {
         busy: Duration::from_millis(500),
         outcome: Outcome::Sent,
         grace: Duration::from_millis(500),
+        grace_reason: None,
         detail: None,
     };
     Notice::Action {

@@ -2,6 +2,7 @@
 //! random phases, random stalls with moments of air between. Without its probes, and with them.
 
 mod blind;
+mod deadline;
 mod life;
 mod node;
 mod pod;

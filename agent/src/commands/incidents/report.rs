@@ -10,7 +10,7 @@ use super::words::{Style, clean, doing, frame, outcome, process, span};
 use crate::pipeline::liveness::Outlook;
 use crate::pipeline::record::{Action, InForce, IncidentRecord, What};
 use crate::pipeline::stamp::Stamp;
-use crate::pipeline::{ChildCause, EndedBy, Mode};
+use crate::pipeline::{ChildCause, EndedBy, GraceReason, Mode};
 
 /// The document of a record. `unfinished`: the agent ended while it lasted.
 pub(super) fn report(record: &IncidentRecord, unfinished: bool, style: Style) -> Vec<Block> {
@@ -277,7 +277,12 @@ fn actions(record: &IncidentRecord, style: Style) -> Block {
             action.time.to_string()[11..23].to_owned(),
             span(action.busy),
             what,
-            format!("grace {}", span(action.grace)),
+            match action.grace_reason {
+                Some(GraceReason::Deadline) => {
+                    format!("grace {}, cut for the deadline", span(action.grace))
+                }
+                None => format!("grace {}", span(action.grace)),
+            },
         ]
     });
     Block::Table(

@@ -79,6 +79,7 @@ fn record(name: &str, missing: &[(&str, &str)]) -> IncidentRecord {
         busy: Duration::from_millis(500),
         outcome: Outcome::Sent,
         grace: Duration::from_millis(500),
+        grace_reason: None,
         detail: Some(name.to_owned()),
     };
     let notices = [

@@ -91,6 +91,7 @@ fn action_notice(record: &IncidentRecord, action: &Action) -> Option<ActionNotic
         busy: action.busy,
         outcome: Outcome::from_words(&action.outcome, action.refused_by)?,
         grace: action.grace,
+        grace_reason: action.grace_reason,
         detail: action.detail.clone(),
     })
 }

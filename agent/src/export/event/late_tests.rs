@@ -71,6 +71,7 @@ fn action(outcome: Outcome, busy_us: u64) -> Notice {
             busy: Duration::from_micros(busy_us),
             outcome,
             grace: Duration::from_millis(500),
+            grace_reason: None,
             detail: Some("why".into()),
         },
     }

@@ -77,6 +77,7 @@ fn action(outcome: Outcome) -> Notice {
         busy: Duration::from_millis(500),
         outcome,
         grace: Duration::from_millis(500),
+        grace_reason: None,
         detail: Some("https://me:hunter2@host said no".into()),
     };
     Notice::Action {

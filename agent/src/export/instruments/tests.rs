@@ -209,6 +209,7 @@ fn one_stall_from_opening_to_rescue() {
         busy: Duration::from_millis(500),
         outcome: Outcome::Sent,
         grace: Duration::from_millis(500),
+        grace_reason: None,
         detail: None,
     };
     assert!(subject.notice(
@@ -280,6 +281,7 @@ fn a_refusal_is_counted_by_its_guard() {
         busy: Duration::ZERO,
         outcome: Outcome::Refused(Refusal::Traced),
         grace: Duration::ZERO,
+        grace_reason: None,
         detail: None,
     };
     subject.notice(

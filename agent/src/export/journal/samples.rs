@@ -99,6 +99,7 @@ pub(super) fn action() -> Action {
         outcome: "sent".into(),
         refused_by: None,
         grace: Duration::from_millis(500),
+        grace_reason: None,
         detail: None,
     }
 }

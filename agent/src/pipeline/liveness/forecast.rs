@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Kubelet, ProbeSpec};
+use super::{Kubelet, ProbeSpec, deadline};
 use crate::pipeline::Mono;
 
 /// So many phases are followed. The forecast is as coarse as the period divided by this, 40 ms at the default of 10 s.
@@ -203,6 +203,19 @@ impl Forecaster {
     #[must_use]
     pub fn is_fine(&self) -> bool {
         matches!(self.state, State::Fine)
+    }
+
+    /// The earliest decision there may be if the loop, away since then, does not come back; nothing if there is no such kubelet.
+    #[must_use]
+    pub(super) fn earliest(&self, away: Mono) -> Option<Mono> {
+        match &self.state {
+            State::Fine => Some(deadline::earliest(&self.spec, away)),
+            State::Following { kubelets, .. } => kubelets
+                .iter()
+                .map(|follow| follow.kubelet.decides(&self.spec))
+                .min(),
+            State::Refuted { .. } => None,
+        }
     }
 
     /// What is to be expected, as of the moment last told.

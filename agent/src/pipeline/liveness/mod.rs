@@ -7,6 +7,7 @@
 //!
 //! The rules are those of `pkg/kubelet/prober`: see `kubelet`.
 
+mod deadline;
 mod forecast;
 mod kubelet;
 mod outlook;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::risk::News;
-use super::{Forecast, Forecaster, Level, ProbeSpec, Probes, Risk, Seen};
+use super::{Forecast, Forecaster, Level, ProbeSpec, Probes, Risk, Seen, deadline};
 use crate::pipeline::Mono;
 use crate::pipeline::stamp::millis::option;
 
@@ -218,6 +218,20 @@ impl Follower {
         // What is left of the risk is looked at anew.
         self.looked_at = None;
         forecast.map(|forecast| Outlook::of(&forecast, self.spec(), at))
+    }
+
+    /// Until when the loop has to be free, so that the kubelet does not decide to kill its container. Nothing where neither a probe is
+    /// seen nor the pod's spec is known: what is configured alone steers nothing.
+    #[must_use]
+    pub fn free_by(&self, now: Mono, situation: Situation<'_>) -> Option<Mono> {
+        let spec = self.spec();
+        let probes = situation.probes.iter();
+        let seen = probes.filter_map(|probes| probes.earliest(now, situation.away));
+        let decision = seen.min().or_else(|| {
+            let away = situation.away.filter(|_| spec.of_pod)?;
+            self.blind.earliest(away)
+        })?;
+        Some(deadline::free_by(spec, decision))
     }
 
     /// Nobody follows it any more; the answer is what there is to tell of that.

@@ -89,6 +89,7 @@ impl<'a> Timeline<'a> {
             held_until,
             throttled: throttled(look, story.looks.get(index + 1), at),
             termed,
+            free_by: look.free_by,
             guards,
         };
         Some((facts, found))

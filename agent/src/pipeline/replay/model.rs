@@ -30,6 +30,8 @@ pub(super) struct World {
     pub(super) older: bool,
     pub(super) is_engine: bool,
     pub(super) traced: bool,
+    /// From when on it is known until when the loop has to be free.
+    pub(super) hurry: Option<(i64, i64)>,
 }
 
 fn moment(ms: i64) -> Mono {
@@ -52,6 +54,11 @@ impl World {
             }
         }
         child
+    }
+
+    fn free_by(&self, now: Mono) -> Option<Mono> {
+        let (_, by) = self.hurry.filter(|(known, _)| moment(*known) <= now)?;
+        Some(moment(by))
     }
 
     fn parent(&self, now: Mono) -> Process {
@@ -100,6 +107,7 @@ impl World {
             held_until,
             throttled: Duration::ZERO,
             termed,
+            free_by: self.free_by(now),
             guards: Guards::default(),
         }
     }
@@ -165,9 +173,14 @@ impl World {
                     (signal == Signal::Term).then(|| now.plus(soon))
                 }
             };
-            // Who is told meanwhile is looked at then.
-            let told = self.told.map(moment).filter(|told| *told > now);
-            next = next.map(|next| told.map_or(next, |told| told.min(next)));
+            // Who is told meanwhile is looked at then, and so is who has less time than was thought.
+            let told = self.told.map(moment);
+            let hurried = self.hurry.map(|(known, _)| moment(known));
+            for news in [told, hurried].into_iter().flatten() {
+                if news > now {
+                    next = next.map(|next| next.min(news));
+                }
+            }
         }
         let over = moment(self.end);
         story.hear(&self.child(over));

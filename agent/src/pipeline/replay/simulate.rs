@@ -146,14 +146,23 @@ impl Simulation<'_> {
                     self.refused(child.unwrap_or(Pid(0)), signal, refusal, now);
                     again.and_then(|again| self.again(now, again, refusal))
                 }
-                Decision::Strike { child, signal, .. } => {
+                Decision::Strike {
+                    child,
+                    signal,
+                    grace_reason,
+                    ..
+                } => {
                     let soon = self.strike(child.pid, signal, now, world);
+                    if grace_reason.is_some() {
+                        self.note("the grace was cut to what the kubelet left, as far as that was known then");
+                    }
                     if signal == Signal::Term && soon {
                         termed = self.run.actions.last().map(|action| action.at);
                     }
                     soon.then(|| self.timer(now, now.plus(rules.grace.min(SOON))))
                 }
             };
+            let next = self.unless_hurried(now, next);
             match self.unless_told(now, next) {
                 Some(next) => now = next.max(Mono(now.0 + 1)),
                 None => break,
@@ -182,6 +191,18 @@ impl Simulation<'_> {
         let told = told.filter(|at| *at > now).min();
         let told = told.map(|at| self.timer(now, at));
         next.map(|next| told.map_or(next, |told| told.min(next)))
+    }
+
+    /// The news that less time is left than was thought is a look of its own.
+    fn unless_hurried(&self, now: Mono, next: Option<Mono>) -> Option<Mono> {
+        let (_, known) = self.line.look_at(now)?;
+        let mut later = self.line.story.looks.iter().filter(|look| look.at > now);
+        let sooner = later.find(|look| {
+            look.free_by
+                .is_some_and(|by| known.free_by.is_none_or(|known| by < known))
+        });
+        let at = sooner.map(|look| look.at);
+        next.map(|next| at.map_or(next, |at| at.min(next)))
     }
 
     /// When a refusal is looked at again. How those looks fall is chance: under the recorded rules they fall as in the

@@ -91,6 +91,7 @@ fn look(asked: u64) -> Look {
         held: false,
         held_until: None,
         throttled: Duration::ZERO,
+        free_by: None,
         other_enforcer: false,
         no_pid_namespace: false,
     }

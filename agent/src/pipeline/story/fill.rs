@@ -159,6 +159,7 @@ impl Look {
             held,
             held_until: facts.held_until,
             throttled: facts.throttled,
+            free_by: facts.free_by,
             other_enforcer: facts.guards.other_enforcer,
             no_pid_namespace: facts.guards.no_pid_namespace,
         }
@@ -187,6 +188,7 @@ impl Look {
             held: false,
             held_until: None,
             throttled: Duration::ZERO,
+            free_by: None,
             other_enforcer: false,
             no_pid_namespace: false,
         }

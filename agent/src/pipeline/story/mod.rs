@@ -123,6 +123,9 @@ pub struct Look {
         skip_serializing_if = "Duration::is_zero"
     )]
     pub throttled: Duration,
+    /// Until when the loop had to be free, so that the kubelet would not decide to kill its container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free_by: Option<Mono>,
     /// Another agent enforced on this process.
     #[serde(default, skip_serializing_if = "is_false")]
     pub other_enforcer: bool,

@@ -5,6 +5,7 @@ use libtest_mimic::Trial;
 
 mod causes;
 mod command;
+mod deadline;
 mod engines;
 mod given_up;
 mod guards;
@@ -52,6 +53,7 @@ pub(crate) fn all() -> Vec<Case> {
         causes::cases(),
         command::cases(),
         engines::cases(),
+        deadline::cases(),
         given_up::cases(),
         guards::cases(),
         held::cases(),

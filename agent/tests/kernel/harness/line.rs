@@ -38,7 +38,7 @@ const FIELDS: [(&str, &[&str], &[&str]); 13] = [
         &[
             "incident", "child", "signal", "mode", "busy_ms", "outcome", "grace_ms",
         ],
-        &["exe", "refused_by", "detail"],
+        &["exe", "refused_by", "grace_reason", "detail"],
     ),
     (
         "risk",

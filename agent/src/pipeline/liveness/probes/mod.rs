@@ -118,6 +118,8 @@ impl Probes {
         if let Some(stream) = late.or(in_phase).and_then(|at| self.streams.get_mut(at)) {
             if late.is_none() {
                 stream.ticked(&spec, start);
+            } else {
+                stream.followed(&spec);
             }
             let stops = stream.decided.map(|at| at.plus(STOPS_WITHIN));
             // Who would have decided and probes on is another probe.
@@ -257,6 +259,18 @@ impl Probes {
             },
             seen: true,
         })
+    }
+
+    /// The earliest decision there may be if no probe is answered any more; nothing if none is seen.
+    #[must_use]
+    pub fn earliest(&self, now: Mono, away: Option<Mono>) -> Option<Mono> {
+        let seen = self.seen(now, away).into_iter();
+        let decisions = seen.map(|stream| {
+            let kubelet = stream.kubelet(&self.spec, now, away);
+            kubelet.decides(&self.spec)
+        });
+        let first = decisions.min()?;
+        Some(Mono(first.0.saturating_sub(nanoseconds(EXACT))))
     }
 
     /// When the forecast changes though nothing is seen.

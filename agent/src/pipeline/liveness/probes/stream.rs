@@ -166,6 +166,19 @@ impl Stream {
         };
     }
 
+    /// It has come again at once, because a tick passed during its last probe. Where that gave up after the time-out and not before,
+    /// that is as good as a period.
+    pub(super) fn followed(&mut self, spec: &ProbeSpec) {
+        let last = self.last;
+        let gave_up = last
+            .end
+            .is_some_and(|(at, how)| is_confirmation(spec, at.since(last.start), how));
+        if gave_up {
+            self.again = MOST_AGAIN.min(self.again + 1);
+        }
+        self.resumed = None;
+    }
+
     /// The tick after the one of the last probe.
     fn next_tick(&self, spec: &ProbeSpec) -> Mono {
         // What is close before a tick was of that tick.
