@@ -143,8 +143,9 @@ impl Gates {
             {
                 wanted.push((pod.clone(), verdict));
             }
-            if waited < UNKNOWN_AFTER {
-                again = again.min(UNKNOWN_AFTER - waited);
+            let left = UNKNOWN_AFTER.saturating_sub(waited);
+            if !left.is_zero() {
+                again = again.min(left);
             }
         }
         (wanted, again)

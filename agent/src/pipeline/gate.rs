@@ -43,14 +43,6 @@ pub fn verdict(known: &[EngineReady], waited: Duration, gate: &Gate) -> Option<V
         count += 1;
         refused += more;
     }
-    let unknown = || Verdict {
-        status: true,
-        reason: "EngineUnknown",
-        message: format!(
-            "whether an engine accepts cannot be told; let in after {} s",
-            UNKNOWN_AFTER.as_secs()
-        ),
-    };
     let verdict = if count > 0 {
         let refused = match refused {
             0 => String::new(),
@@ -70,10 +62,15 @@ pub fn verdict(known: &[EngineReady], waited: Duration, gate: &Gate) -> Option<V
             reason: "EngineAccepts",
             message: "the engine has accepted a connection".into(),
         }
-    } else if !known.is_empty() {
-        unknown()
-    } else if waited >= UNKNOWN_AFTER && gate.status != Some(true) {
-        unknown()
+    } else if !known.is_empty() || (waited >= UNKNOWN_AFTER && gate.status != Some(true)) {
+        Verdict {
+            status: true,
+            reason: "EngineUnknown",
+            message: format!(
+                "whether an engine accepts cannot be told; let in after {} s",
+                UNKNOWN_AFTER.as_secs()
+            ),
+        }
     } else {
         return None;
     };

@@ -3,21 +3,28 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use serde_json::Value;
 
+use super::agent::{NodeAgent, Rights};
 use super::judge;
 use super::plan::{self, Beside, Probe};
 use super::proxies::{self, Settings};
 use super::stall::Stall;
 use super::{Context, loops};
 use crate::cmd;
+use crate::kube::account::Access;
 use crate::kube::kubelet_log::{self, Event, Kind};
 use crate::litellm::criteria::Check;
 use crate::litellm::guard;
 use crate::litellm::lab::Lab;
 use crate::litellm::probe::{Figures, Prober};
 use crate::litellm::stop;
+
+/// One agent for both: which of them it guards, they say themselves.
+const CONFIG: &str =
+    "mode: observe\ntargets: [ { preset: litellm } ]\nannotations: { allow: [ enforce ] }";
+const WRITES: &str = "events: true, engine_ready: true";
 
 const WITHOUT: &str = "unprotected";
 const WITH: &str = "protected";
@@ -55,6 +62,7 @@ struct Outcome {
 
 pub(super) fn run(context: &Context) -> Result<Vec<Check>> {
     let lab = Lab::prepare()?;
+    let rights = Rights::of(context, &["pods", "annotations", "events", "engine-ready"])?;
     let five = plan::probe(5, 2, 4, Beside::Nothing);
     let defaults = plan::probe(10, 1, 3, Beside::Nothing);
     let (probes, times) = if context.full {
@@ -74,7 +82,7 @@ pub(super) fn run(context: &Context) -> Result<Vec<Check>> {
     };
     let mut checks = Vec::new();
     for (number, probe) in probes.into_iter().enumerate() {
-        checks.extend(of_probe(context, &lab, number, probe, times)?);
+        checks.extend(of_probe(context, &lab, &rights, number, probe, times)?);
     }
     Ok(checks)
 }
@@ -82,6 +90,7 @@ pub(super) fn run(context: &Context) -> Result<Vec<Check>> {
 fn of_probe(
     context: &Context,
     lab: &Lab,
+    rights: &Rights,
     number: usize,
     probe: Probe,
     times: Times,
@@ -93,11 +102,17 @@ fn of_probe(
         arguments: &[],
         environment: Vec::new(),
         grace_s: GRACE_S,
+        is_guarded: name == WITH,
     });
+    let access = Access::of(&context.cluster.kubectl)?;
+    let kubeconfig = rights.kubeconfig(&access, access.server)?;
+    let name = format!("incident-{number}");
+    let mut agent = NodeAgent::start(context, &name, &kubeconfig, CONFIG, WRITES)?;
     let (created, pods) = proxies::start(context, lab, &database.url_on(&address), &settings)?;
-    let mut guards = Vec::new();
+    let gate = gate(context)?;
+    let mut observers = Vec::new();
     for pod in &pods {
-        guards.push(pod.guard(context, pod.name == WITH)?);
+        observers.push(pod.observer(context)?);
     }
     stop::sleep_until(cmd::now() + times.settle)?;
     let origin = cmd::now();
@@ -109,14 +124,14 @@ fn of_probe(
     database.wait_for_query("SELECT 1", WATCHDOG_LIMIT)?;
     database.freeze()?;
     let (frozen, frozen_at) = (cmd::now(), loops::seconds()?);
-    hold(frozen + times.freeze, &mut guards)?;
+    hold(frozen + times.freeze, &mut agent)?;
     database.thaw();
     stop::sleep_until(cmd::now() + times.after)?;
     let figures: Vec<Figures> = probers
         .into_iter()
         .map(|prober| Figures::of(&prober.finish().all))
         .collect();
-    let said: Vec<Vec<Value>> = guards.into_iter().map(guard::Guard::finish).collect();
+    let said: Vec<Vec<Value>> = observers.into_iter().map(guard::Guard::finish).collect();
     for (pod, lines) in pods.iter().zip(&said) {
         context.keep(&format!("{}-{number}", pod.name), lines)?;
     }
@@ -127,20 +142,62 @@ fn of_probe(
         outcomes.push(outcome(context, name, figures, &events, frozen_at)?);
         truth.push(events);
     }
+    let sent = |pod, outcome| -> Result<f64> {
+        let labels = [("k8s_pod_name", pod), ("outcome", outcome)];
+        let counts = agent
+            .page()?
+            .values("loopwarden_action_signals_total", &labels);
+        Ok(counts.iter().sum())
+    };
+    let signals = Signals {
+        with: sent(WITH, "sent")?,
+        without: sent(WITHOUT, "sent")?,
+        without_would: sent(WITHOUT, "would_send")?,
+    };
     drop(created);
     print!("{}", table(probe, &outcomes));
     let end = frozen_at + times.freeze.as_secs_f64();
     let stall = Stall::new(probe, (frozen_at, end), Some(true), &said[0], &truth[0]);
-    Ok(judge(context, probe, &outcomes, &said[1], &stall))
+    let mut checks = judge(context, probe, &outcomes, signals, &stall);
+    checks.push(gate);
+    Ok(checks)
 }
 
-/// Waits, and fails when the agent of the guarded pod has ended; the other's pod is killed, and its agent with it.
-fn hold(end: Instant, guards: &mut [guard::Guard]) -> Result<()> {
+/// What the node agent has done, by its own page.
+#[derive(Debug, Clone, Copy)]
+struct Signals {
+    with: f64,
+    without: f64,
+    without_would: f64,
+}
+
+/// The guarded pod is ready, so its condition is as the agent has set it.
+fn gate(context: &Context) -> Result<Check> {
+    let namespace = &context.cluster.namespace;
+    let pod = context
+        .cluster
+        .kubectl
+        .get(namespace, &format!("pod/{WITH}"))?;
+    let conditions = pod["status"]["conditions"].as_array();
+    let own = conditions
+        .into_iter()
+        .flatten()
+        .find(|condition| condition["type"] == proxies::GATE)
+        .cloned()
+        .unwrap_or_default();
+    Ok(Check::new(
+        own["status"] == "True" && own["reason"] == "EngineAccepts",
+        format!(
+            "the pod with the readiness gate became ready when its engine accepted: {}",
+            own["message"]
+        ),
+    ))
+}
+
+/// Waits, and fails when the agent has ended.
+fn hold(end: Instant, agent: &mut NodeAgent) -> Result<()> {
     while cmd::now() < end {
-        guards
-            .last_mut()
-            .context("the protected pod has no guard")?
-            .check()?;
+        agent.check()?;
         stop::sleep_until((cmd::now() + Duration::from_secs(1)).min(end))?;
     }
     Ok(())
@@ -183,7 +240,7 @@ fn judge(
     context: &Context,
     probe: Probe,
     outcomes: &[Outcome],
-    said: &[Value],
+    signals: Signals,
     stall: &Stall,
 ) -> Vec<Check> {
     let (without, with) = (&outcomes[0], &outcomes[1]);
@@ -193,10 +250,6 @@ fn judge(
         LONGEST_SHARED_MS
     };
     let name = format!("incident {}", probe.spec());
-    let actions = guard::of_type(said, "action")
-        .iter()
-        .filter(|line| line["outcome"] == "sent")
-        .count();
     let mut checks = vec![
         Check::new(
             without.restarts >= 1 && without.decisions.len() == 1,
@@ -233,7 +286,13 @@ fn judge(
                 with.figures.max_ms
             ),
         ),
-        Check::new(actions > 0, format!("guarded: {actions} signals sent")),
+        Check::new(
+            signals.with > 0.0 && signals.without == 0.0 && signals.without_would > 0.0,
+            format!(
+                "the annotation decides: {} signals sent for the guarded pod, {} for the other, which would have got {}",
+                signals.with, signals.without, signals.without_would
+            ),
+        ),
     ];
     for check in &mut checks {
         check.text = format!("{name}: {}", check.text);

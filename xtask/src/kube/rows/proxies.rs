@@ -16,6 +16,8 @@ use crate::litellm::lab::{BEFORE_FIX, Lab};
 use crate::litellm::{proxy, python};
 
 const PORT: u16 = 4000;
+/// The condition that the node agent keeps.
+pub(super) const GATE: &str = "loopwarden.dev/engine-ready";
 /// Importing takes a proxy some ten seconds of two cores.
 const READY_LIMIT: Duration = Duration::from_mins(4);
 /// A stuck engine takes that long to close: longer than any freeze.
@@ -30,6 +32,8 @@ pub(super) struct Settings<'a> {
     /// Later ones win.
     pub(super) environment: Vec<(&'static str, String)>,
     pub(super) grace_s: u32,
+    /// It asks the node agent to end wedged engines, and is not ready before its engine accepts.
+    pub(super) is_guarded: bool,
 }
 
 /// A pod that is up.
@@ -84,13 +88,10 @@ pub(super) fn start<'a>(
 }
 
 impl Proxy {
-    /// Starts an agent on it and waits until it watches. The agent knows the probe.
-    pub(super) fn guard(&self, context: &Context, enforce: bool) -> Result<Guard> {
+    /// Starts an agent that tells of it and does nothing, and waits until it watches. The agent knows the probe.
+    pub(super) fn observer(&self, context: &Context) -> Result<Guard> {
         let liveness = format!("{}@{PORT}", self.probe.spec());
-        let mut arguments = vec!["--engine", "query-engine-*", "--liveness", &liveness];
-        if enforce {
-            arguments.push("--enforce");
-        }
+        let arguments = ["--engine", "query-engine-*", "--liveness", &liveness];
         let arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
         let mut guard = Guard::start_in(
             context.folder,
@@ -160,7 +161,7 @@ fn pod(lab: &Lab, interpreter: &Path, database_url: &str, settings: &Settings) -
     let http_get = json!({"path": "/health/liveliness", "port": PORT});
     settings.probe.give_to(&mut container, &http_get);
     container["startupProbe"] = json!({"httpGet": http_get, "periodSeconds": 1, "timeoutSeconds": 2, "failureThreshold": 240});
-    json!({
+    let mut pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": settings.name},
         "spec": {"terminationGracePeriodSeconds": settings.grace_s, "dnsPolicy": "Default", "containers": [container], "volumes": [
             {"name": "usr", "hostPath": {"path": "/usr"}},
@@ -171,7 +172,12 @@ fn pod(lab: &Lab, interpreter: &Path, database_url: &str, settings: &Settings) -
             {"name": "config", "configMap": {"name": "proxy"}},
             {"name": "tmp", "emptyDir": {}},
         ]},
-    })
+    });
+    if settings.is_guarded {
+        pod["metadata"]["annotations"] = json!({"loopwarden.dev/mode": "enforce"});
+        pod["spec"]["readinessGates"] = json!([{"conditionType": GATE}]);
+    }
+    pod
 }
 
 fn shown(path: &Path) -> String {

@@ -47,11 +47,12 @@ fn deadlock(context: &Context) -> Result<Vec<Check>> {
         arguments: &[iam::SWITCH],
         environment,
         grace_s: 5,
+        is_guarded: false,
     };
     let (created, mut pods) =
         proxies::start(context, &lab, &database.url_on(&address), &[settings])?;
     let pod = pods.remove(0);
-    let mut guard = pod.guard(context, false)?;
+    let mut guard = pod.observer(context)?;
     stop::sleep_until(cmd::now() + KNOWN)?;
     guard.check()?;
     clock.set(iam::FORWARD)?;
