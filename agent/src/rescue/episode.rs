@@ -72,6 +72,7 @@ impl Sentinel {
             killed: None,
             held_until: None,
             held: false,
+            engine_before: None,
             throttled_before: self.cpu_stats.get(&pid).and_then(CpuStat::throttled),
             said: std::collections::BTreeSet::new(),
             engine: None,
