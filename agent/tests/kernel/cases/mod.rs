@@ -5,6 +5,7 @@ use libtest_mimic::Trial;
 
 mod causes;
 mod command;
+mod containers;
 mod engines;
 mod given_up;
 mod guards;
@@ -51,6 +52,7 @@ pub(crate) fn all() -> Vec<Case> {
     let subjects = [
         causes::cases(),
         command::cases(),
+        containers::cases(),
         engines::cases(),
         given_up::cases(),
         guards::cases(),
