@@ -25,52 +25,51 @@ pub(super) fn cases() -> Vec<Case> {
             })
         }),
         Case::new("given_up::another_reaped_without_asking_which", || {
-            another(|| Ok(()))
+            another(GRACE_MS, || Ok(()))
         }),
         Case::new("given_up::while_another_agent_came_and_went", || {
-            another(come_and_go)
+            // Longer than another agent takes to come and go.
+            another(5 * GRACE_MS, come_and_go)
         }),
     ]
 }
 
-/// Longer than it takes to leave the wait, on any machine.
-fn grace_ms() -> u64 {
-    2000 * u64::from(slowness())
-}
+/// Longer than it takes to leave the wait, on any machine that is not slow.
+const GRACE_MS: u64 = 2000;
 
-fn scene() -> Result<Scene> {
-    let grace = format!("{}ms", grace_ms());
+fn scene(grace_ms: u64) -> Result<Scene> {
+    let grace = format!("{}ms", grace_ms * u64::from(slowness()));
     let victim = Victim::start(&["loop", "epoll_wait"])?;
     Scene::with(victim, &[&ENFORCE[..], &["--grace", &grace]].concat())
 }
 
 fn left(way: &str, cause: &str, leave: impl FnOnce(&mut Scene) -> Result<()>) -> Result<()> {
-    let mut scene = scene()?;
+    let mut scene = scene(GRACE_MS)?;
     let engine = scene.add_wedged_engine()?;
     scene.victim.wait_for("engine", way)?;
     leave(&mut scene)?;
-    let closed = stays_alone(&mut scene, engine, cause)?;
+    let closed = stays_alone(&mut scene, GRACE_MS, engine, cause)?;
     ensure!(closed.text("/ended_by") == "poll", "{closed}");
     scene.end(&[]).map(|_| ())
 }
 
-fn another(meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
-    let mut scene = scene()?;
+fn another(grace_ms: u64, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
+    let mut scene = scene(grace_ms)?;
     let engine = scene.add_wedged_engine()?;
     let other = scene.add("other", "engine", HELPER)?;
     scene.victim.wait_for("any", "reaps_another_then_sleeps")?;
     scene.stall("child_wait")?;
     meanwhile()?;
     alive::signal(other, libc::SIGKILL)?;
-    stays_alone(&mut scene, engine, "sleep")?;
+    stays_alone(&mut scene, grace_ms, engine, "sleep")?;
     scene.end(&[]).map(|_| ())
 }
 
 /// Lets the grace pass after the wait was left, and looks that nothing was done and that the true cause is told; then the loop
 /// may go on.
-fn stays_alone(scene: &mut Scene, engine: u32, cause: &str) -> Result<Line> {
+fn stays_alone(scene: &mut Scene, grace_ms: u64, engine: u32, cause: &str) -> Result<Line> {
     scene.victim.answer("left")?;
-    scene.watch.linger(grace_ms() + 500)?;
+    scene.watch.linger(grace_ms * u64::from(slowness()) + 500)?;
     let pid = scene.victim.pid;
     let own = || {
         let lines = scene.watch.seen().iter();
