@@ -8,10 +8,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use crate::pipeline::Pid;
 use crate::pipeline::event::Listener;
 use crate::pipeline::evidence::SocketDetail;
+use crate::pipeline::liveness::sharing::Hold;
 use crate::proc;
 
 /// A node has tens of thousands of sockets, at some 150 bytes a line; more are not read.
 const MAX_BYTES: u64 = 16 << 20;
+/// A process has one epoll or two; of more, only so many are looked into.
+const MOST_EPOLLS: usize = 64;
 
 /// A table of `/proc/PID/net/`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,35 +74,100 @@ pub fn find(pid: Pid, inode: u64) -> io::Result<Option<SocketDetail>> {
     Ok(found)
 }
 
-/// The ports on which a process listens for TCP connections; with `port`, only that one, and whoever listens there.
-pub fn listeners(pid: Pid, port: Option<u16>) -> io::Result<Vec<Listener>> {
+/// The ports on which a process listens for TCP connections.
+pub fn listeners(pid: Pid) -> io::Result<Vec<Listener>> {
     let netns = proc::network_namespace(pid)?;
-    if let Some(port) = port {
-        return Ok(vec![Listener { netns, port }]);
+    let ports = listening(pid, None)?;
+    let ports: BTreeSet<u16> = ports.into_iter().map(|(_, port)| port).collect();
+    let ports = ports.into_iter();
+    Ok(ports.map(|port| Listener { netns, port }).collect())
+}
+
+/// The same, and how the process has them; with `port`, only that one, and whoever listens there.
+pub fn holdings(pid: Pid, port: Option<u16>) -> io::Result<Vec<(Listener, Hold)>> {
+    let netns = proc::network_namespace(pid)?;
+    let named = port.map(|port| (port, Hold::Named));
+    let mut holds: BTreeMap<u16, Hold> = named.into_iter().collect();
+    let listening = listening(pid, port)?;
+    let polled = if listening.is_empty() {
+        BTreeSet::new()
+    } else {
+        polled(pid)?
+    };
+    for (fd, port) in listening {
+        let hold = if polled.contains(&fd) {
+            Hold::Polls
+        } else {
+            Hold::Holds
+        };
+        let known = holds.entry(port).or_insert(hold);
+        *known = hold.max(*known);
     }
+    let holds = holds.into_iter();
+    Ok(holds
+        .map(|(port, hold)| (Listener { netns, port }, hold))
+        .collect())
+}
+
+/// The descriptors on which a process listens, and their ports.
+fn listening(pid: Pid, only: Option<u16>) -> io::Result<Vec<(i32, u16)>> {
     let mut listening = BTreeMap::new();
     let tables = [Table::Tcp, Table::Tcp6];
     scan_of(&tables, &format!("/proc/{pid}"), &mut |entry| {
-        if entry.detail.state.as_deref() == Some(LISTEN) {
-            listening.insert(format!("socket:[{}]", entry.inode), entry.local.port());
+        let port = entry.local.port();
+        let wanted = only.is_none_or(|only| only == port);
+        if wanted && entry.detail.state.as_deref() == Some(LISTEN) {
+            listening.insert(format!("socket:[{}]", entry.inode), port);
         }
         false
     })?;
     if listening.is_empty() {
         return Ok(Vec::new());
     }
-    let mut ports = BTreeSet::new();
-    for descriptor in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
-        // One that is closed meanwhile is nobody's.
-        let Ok(link) = std::fs::read_link(descriptor?.path()) else {
+    let links = links(pid)?;
+    let ports = links
+        .iter()
+        .filter_map(|(fd, link)| Some((*fd, *listening.get(link)?)));
+    Ok(ports.collect())
+}
+
+/// The descriptors on which the epolls of a process wait.
+fn polled(pid: Pid) -> io::Result<BTreeSet<i32>> {
+    let mut polled = BTreeSet::new();
+    let links = links(pid)?;
+    let epolls = links
+        .iter()
+        .filter(|(_, link)| link == "anon_inode:[eventpoll]");
+    for (fd, _) in epolls.take(MOST_EPOLLS) {
+        // One that is closed meanwhile waits on nothing.
+        let Ok(file) = File::open(format!("/proc/{pid}/fdinfo/{fd}")) else {
             continue;
         };
-        ports.extend(link.to_str().and_then(|link| listening.get(link)));
+        for line in BufReader::new(file.take(MAX_BYTES)).lines() {
+            let line = line?;
+            let of = line.strip_prefix("tfd:").map(str::trim_start);
+            let fd = of.and_then(|rest| rest.split_ascii_whitespace().next()?.parse::<i32>().ok());
+            polled.extend(fd);
+        }
     }
-    Ok(ports
-        .into_iter()
-        .map(|port| Listener { netns, port })
-        .collect())
+    Ok(polled)
+}
+
+/// The descriptors of a process, and what they are.
+fn links(pid: Pid) -> io::Result<Vec<(i32, String)>> {
+    let mut links = Vec::new();
+    for descriptor in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let descriptor = descriptor?;
+        let fd = descriptor
+            .file_name()
+            .to_str()
+            .and_then(|fd| fd.parse().ok());
+        // One that is closed meanwhile is nobody's.
+        let link = std::fs::read_link(descriptor.path()).ok();
+        let link = link.and_then(|link| link.into_os_string().into_string().ok());
+        links.extend(fd.zip(link));
+    }
+    Ok(links)
 }
 
 /// Where a process listens, as far as procfs shows it.
@@ -113,7 +181,7 @@ pub struct Doors {
 
 /// The ports on which a process listens, and whether it has accepted a connection there that is still open.
 pub fn doors(pid: Pid) -> io::Result<Doors> {
-    let ports = listeners(pid, None)?;
+    let ports = listeners(pid)?;
     if ports.is_empty() {
         return Ok(Doors::default());
     }
@@ -280,20 +348,24 @@ mod tests {
         let port = socket.local_addr().unwrap().port();
         let own = Pid(std::process::id());
         let netns = proc::network_namespace(own).unwrap();
-        assert!(
-            listeners(own, None)
-                .unwrap()
-                .contains(&Listener { netns, port })
-        );
-        assert_eq!(
-            listeners(own, Some(1)).unwrap(),
-            [Listener { netns, port: 1 }]
-        );
+        let here = Listener { netns, port };
+        let hold = || {
+            let all = holdings(own, None).unwrap();
+            let own = all.into_iter().find(|(listener, _)| *listener == here);
+            own.map(|(_, hold)| hold)
+        };
+        assert!(listeners(own).unwrap().contains(&here));
+        assert_eq!(hold(), Some(Hold::Holds));
+        let epoll =
+            rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC).unwrap();
+        let data = rustix::event::epoll::EventData::new_u64(0);
+        let events = rustix::event::epoll::EventFlags::IN;
+        rustix::event::epoll::add(&epoll, &socket, data, events).unwrap();
+        assert_eq!(hold(), Some(Hold::Polls));
+        let nobodys = Listener { netns, port: 1 };
+        assert_eq!(holdings(own, Some(1)).unwrap(), [(nobodys, Hold::Named)]);
+        assert_eq!(holdings(own, Some(port)).unwrap(), [(here, Hold::Polls)]);
         drop(socket);
-        assert!(
-            !listeners(own, None)
-                .unwrap()
-                .contains(&Listener { netns, port })
-        );
+        assert_eq!(hold(), None);
     }
 }

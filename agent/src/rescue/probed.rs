@@ -8,6 +8,7 @@ use super::loops::Loop;
 use super::sentinel::Sentinel;
 use crate::kernel::{KernelError, clock};
 use crate::pipeline::event::{KernelEvent, Listener, ProbeEnd};
+use crate::pipeline::liveness::sharing::{self, Hold};
 use crate::pipeline::liveness::{Client, Container, ProbeSpec, Probes, Threat};
 use crate::pipeline::{Mono, Pid, Tid};
 use crate::proc;
@@ -30,6 +31,8 @@ const MOST_CONTAINERS: usize = 8192;
 #[derive(Debug, Default)]
 pub(super) struct Probed {
     ports: HashMap<Pid, Vec<Listener>>,
+    /// Who has a port, and how.
+    holders: HashMap<Listener, Vec<(Pid, Hold)>>,
     probes: HashMap<Listener, Probes>,
     /// Those of ports where nobody listens any more, and since when: the next container of the pod is probed in the same phase.
     parked: HashMap<Listener, (Probes, Mono)>,
@@ -45,11 +48,32 @@ pub(super) struct Probed {
 }
 
 impl Probed {
-    /// The probes of the ports of a process.
-    pub(super) fn probes_of(&self, pid: Pid) -> Vec<&Probes> {
+    /// The ports of a process that are looked at, and their probes.
+    pub(super) fn probes_of(&self, pid: Pid) -> impl Iterator<Item = (Listener, &Probes)> {
         let ports = self.ports.get(&pid).map_or(&[][..], Vec::as_slice);
-        let probes = ports.iter().filter_map(|port| self.probes.get(port));
-        probes.collect()
+        ports
+            .iter()
+            .filter_map(|port| Some((*port, self.probes.get(port)?)))
+    }
+
+    /// The probes of a port that is looked at.
+    pub(super) fn probes_at(&self, port: Listener) -> Option<&Probes> {
+        self.probes.get(&port)
+    }
+
+    /// Who else answers at a port of a process; nothing if it answers nobody there itself.
+    pub(super) fn others(&self, pid: Pid, port: Listener) -> Option<Vec<Pid>> {
+        let holders = self.holders.get(&port).map_or(&[][..], Vec::as_slice);
+        sharing::others(pid, holders)
+    }
+
+    fn forget_holder(&mut self, pid: Pid, port: Listener) {
+        if let Some(holders) = self.holders.get_mut(&port) {
+            holders.retain(|(holder, _)| *holder != pid);
+            if holders.is_empty() {
+                self.holders.remove(&port);
+            }
+        }
     }
 
     fn park(&mut self, port: Listener, mut probes: Probes, killed: bool, now: Mono) {
@@ -62,8 +86,8 @@ impl Probed {
     }
 
     fn are_seen(&self, pid: Pid, now: Mono) -> bool {
-        let probes = self.probes_of(pid);
-        probes.iter().any(|probes| probes.are_seen(now))
+        let mut probes = self.probes_of(pid);
+        probes.any(|(_, probes)| probes.are_seen(now))
     }
 }
 
@@ -150,7 +174,7 @@ impl Sentinel {
     }
 
     /// A process listens on these ports, and on no others.
-    pub(super) fn listens(&mut self, pid: Pid, listeners: Vec<Listener>) {
+    pub(super) fn listens(&mut self, pid: Pid, holdings: Vec<(Listener, Hold)>) {
         let spec = self
             .loops
             .values()
@@ -161,15 +185,18 @@ impl Sentinel {
         };
         let now = clock::now();
         let before = self.probed.ports.remove(&pid);
-        if before.is_none() && listeners.len() > MOST_PORTS {
+        if before.is_none() && holdings.len() > MOST_PORTS {
             log::warn!(
                 "process {pid} listens on {} ports, and probes are looked for on the lowest {MOST_PORTS}: name the one that is probed (--liveness …@PORT)",
-                listeners.len()
+                holdings.len()
             );
         }
         let before = before.unwrap_or_default();
         let mut watched = Vec::new();
-        for listener in listeners.into_iter().take(MOST_PORTS) {
+        for port in &before {
+            self.probed.forget_holder(pid, *port);
+        }
+        for (listener, hold) in holdings.into_iter().take(MOST_PORTS) {
             if let Some(probes) = self.probed.probes.get_mut(&listener) {
                 probes.follow(spec, now);
             } else if let Err(error) = self.sensor.watch_port(listener) {
@@ -186,6 +213,8 @@ impl Sentinel {
                 probes.follow(spec, now);
                 self.probed.probes.insert(listener, probes);
             }
+            let holders = self.probed.holders.entry(listener).or_default();
+            holders.push((pid, hold));
             watched.push(listener);
         }
         let gone = before.into_iter().filter(|port| !watched.contains(port));
@@ -206,8 +235,11 @@ impl Sentinel {
     /// A process is not probed any more. If that is because it has ended: whether it was told to.
     pub(super) fn listens_no_more(&mut self, pid: Pid, ended: Option<bool>) {
         self.probed.asks.remove(&pid);
-        let before = self.probed.ports.remove(&pid);
-        self.forget_ports(before.unwrap_or_default(), ended);
+        let before = self.probed.ports.remove(&pid).unwrap_or_default();
+        for port in &before {
+            self.probed.forget_holder(pid, *port);
+        }
+        self.forget_ports(before, ended);
     }
 
     /// Forgets those of these ports on which nobody listens any more.

@@ -110,7 +110,7 @@ impl Sentinel {
                 self.ask(Question::Rematch(pid));
             }
             Answer::Rematched { pid, target, .. } => self.rematched(pid, target),
-            Answer::Ports { pid, listeners } => self.listens(pid, listeners),
+            Answer::Ports { pid, holdings } => self.listens(pid, holdings),
             Answer::Doors { pid, doors } => self.doors_found(pid, &doors),
             Answer::Unreaped(found) => self.unreaped(&found),
             Answer::Scanned(processes) => self.scanned(&processes),

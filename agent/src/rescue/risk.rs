@@ -4,8 +4,9 @@ use super::look::away_since;
 use super::loops::Loop;
 use super::probed::Probed;
 use super::sentinel::Sentinel;
-use crate::pipeline::liveness::{Follower, Outlook, Situation};
-use crate::pipeline::{Mono, Notice, Tid};
+use crate::pipeline::event::Listener;
+use crate::pipeline::liveness::{Follower, Outlook, Port, Situation, sharing};
+use crate::pipeline::{Mono, Notice, Pid, Tid};
 
 impl Sentinel {
     /// Brings the forecast of a loop up to date, and tells what there is to tell.
@@ -18,6 +19,7 @@ impl Sentinel {
         };
         let spec = self.probe_of(watched.id.process.pid, watched.target);
         let spec = spec.map(|(spec, _)| spec);
+        let standing = self.standing(watched, away(watched, now), now);
         let Some(watched) = self.loops.get_mut(&tid) else {
             return;
         };
@@ -38,12 +40,8 @@ impl Sentinel {
             }
             return;
         }
-        let away = away(watched, now);
-        let probes = self.probed.probes_of(watched.id.process.pid);
-        let situation = Situation {
-            away,
-            probes: &probes,
-        };
+        let ports = standing.ports(&self.probed);
+        let situation = standing.situation(&ports);
         let told = watched
             .liveness
             .as_mut()
@@ -56,33 +54,84 @@ impl Sentinel {
     /// Until when a loop has to be free, so that the kubelet does not decide to kill its container.
     pub(super) fn free_by(&self, watched: &Loop, now: Mono) -> Option<Mono> {
         let liveness = watched.liveness.as_ref()?;
-        let situation = Situation {
-            away: away(watched, now),
-            probes: &self.probed.probes_of(watched.id.process.pid),
-        };
-        liveness.free_by(now, situation)
+        let standing = self.standing(watched, away(watched, now), now);
+        let ports = standing.ports(&self.probed);
+        liveness.free_by(now, standing.situation(&ports))
     }
 
     /// When the risk of a loop is to be looked at again.
     pub(super) fn risk_due(&self, watched: &Loop, now: Mono) -> Option<Mono> {
         let liveness = watched.liveness.as_ref()?;
-        let situation = Situation {
-            away: away(watched, now),
-            probes: &self.probed.probes_of(watched.id.process.pid),
+        let standing = self.standing(watched, away(watched, now), now);
+        let ports = standing.ports(&self.probed);
+        liveness.due(now, standing.situation(&ports))
+    }
+
+    /// A stall is over that began at `since`: what its end says of the probe.
+    pub(super) fn risk_at_the_end(&mut self, tid: Tid, since: Mono, at: Mono) -> Option<Outlook> {
+        let watched = self.loops.get(&tid)?;
+        let standing = self.standing(watched, Some(since), at);
+        let liveness = self.loops.get_mut(&tid)?.liveness.as_mut()?;
+        let ports = standing.ports(&self.probed);
+        liveness.back(at, standing.situation(&ports))
+    }
+
+    /// How a loop that is away since then, or is not, stands in for its ports.
+    fn standing(&self, watched: &Loop, own: Option<Mono>, now: Mono) -> Standing {
+        let pid = watched.id.process.pid;
+        if watched.liveness.is_none() {
+            return Standing::default();
+        }
+        let mut ports = Vec::new();
+        for (listener, _) in self.probed.probes_of(pid) {
+            let others = self.probed.others(pid, listener);
+            let away = others.and_then(|others| {
+                let others = others.iter().filter_map(|other| self.away_of(*other, now));
+                sharing::away(own, others)
+            });
+            ports.push((listener, away));
+        }
+        // Where no port is known, each process is taken for the one that is probed.
+        let away = if ports.is_empty() {
+            own
+        } else {
+            ports.iter().filter_map(|(_, away)| *away).min()
         };
-        liveness.due(now, situation)
+        Standing { away, ports }
+    }
+
+    /// Since when all loops of a process are away; nothing of a process without loops.
+    fn away_of(&self, pid: Pid, now: Mono) -> Option<Option<Mono>> {
+        let loops = self.loops.values();
+        let own = loops.filter(|watched| watched.id.process.pid == pid && watched.info.is_some());
+        let mut aways = own.map(|watched| away(watched, now));
+        let first = aways.next()?;
+        Some(sharing::away(first, aways))
     }
 }
 
-/// A stall is over: what its end says of the probe.
-pub(super) fn at_the_end(
-    watched: &mut Loop,
-    probed: &Probed,
-    since: Mono,
-    at: Mono,
-) -> Option<Outlook> {
-    let probes = probed.probes_of(watched.id.process.pid);
-    watched.liveness.as_mut()?.back(since, at, &probes)
+/// Since when nobody answers for a loop, in all and at each of its ports.
+#[derive(Debug, Default)]
+struct Standing {
+    away: Option<Mono>,
+    ports: Vec<(Listener, Option<Mono>)>,
+}
+
+impl Standing {
+    fn ports<'a>(&self, probed: &'a Probed) -> Vec<Port<'a>> {
+        let ports = self.ports.iter();
+        let ports = ports.filter_map(|(listener, away)| {
+            let probes = probed.probes_at(*listener)?;
+            let away = *away;
+            Some(Port { probes, away })
+        });
+        ports.collect()
+    }
+
+    fn situation<'a>(&self, ports: &'a [Port<'a>]) -> Situation<'a> {
+        let away = self.away;
+        Situation { away, ports }
+    }
 }
 
 fn away(watched: &Loop, now: Mono) -> Option<Mono> {

@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::accounts::Accounts;
 use super::look::{Known, away_since, doing, look};
 use super::loops::{Loop, Stall};
-use super::risk;
 use super::sentinel::Sentinel;
 use crate::pipeline::classify::{Doing, Shares, ThreadFacts, classify, is_clear};
 use crate::pipeline::event::Beat;
@@ -338,7 +337,7 @@ impl Sentinel {
             return;
         };
         watched.closed = Some(stall.since);
-        let liveness = risk::at_the_end(watched, &self.probed, stall.since, at);
+        let liveness = self.risk_at_the_end(tid, stall.since, at);
         let rescued = ended_by == EndedBy::Poll
             && stall.strikes.iter().any(|struck| {
                 struck

@@ -16,6 +16,7 @@ use super::cgroup::CpuStat;
 use super::sight::Sighting;
 use crate::pipeline::engines::Zombie;
 use crate::pipeline::event::Listener;
+use crate::pipeline::liveness::sharing::Hold;
 use crate::pipeline::place::Seat;
 use crate::pipeline::pod::Found;
 use crate::pipeline::{Mono, Pid};
@@ -142,7 +143,7 @@ pub enum Answer {
         /// Which process.
         pid: Pid,
         /// Where.
-        listeners: Vec<Listener>,
+        holdings: Vec<(Listener, Hold)>,
     },
     /// Where an engine listens.
     Doors {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use loopwarden::pipeline::Mono;
 use loopwarden::pipeline::Pid;
 use loopwarden::pipeline::liveness::{
-    Client, Container, ContainerProbes, ContainerState, Follower, Handler, Probe, ProbeSpec,
+    Client, Container, ContainerProbes, ContainerState, Follower, Handler, Port, Probe, ProbeSpec,
     Probes, Situation, Threat,
 };
 use proptest::prelude::*;
@@ -74,7 +74,10 @@ fn free_by(fate: &Fate, spec: ProbeSpec, seen: bool) -> Option<Mono> {
     let probes = probes(&node, spec, now, seen);
     let situation = Situation {
         away: Some(begin),
-        probes: &[&probes],
+        ports: &[Port {
+            probes: &probes,
+            away: Some(begin),
+        }],
     };
     Follower::new(spec).free_by(now, situation)
 }
@@ -127,7 +130,7 @@ fn half_of_the_last_probe_is_enough() {
     let away = Mono(60_000 * MS);
     let situation = Situation {
         away: Some(away),
-        probes: &[],
+        ports: &[],
     };
     assert_eq!(
         Follower::new(short).free_by(away, situation),

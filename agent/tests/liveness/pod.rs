@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use loopwarden::pipeline::liveness::{
-    Client, Container, ContainerProbes, ContainerState, Follower, Handler, Level, Probe, Probes,
-    RiskView, Situation, Threat,
+    Client, Container, ContainerProbes, ContainerState, Follower, Handler, Level, Port, Probe,
+    Probes, RiskView, Situation, Threat,
 };
 use loopwarden::pipeline::{Mono, Pid};
 use proptest::prelude::*;
@@ -85,7 +85,7 @@ impl Agent {
             .insert(follower.unwrap_or_else(|| Follower::new(spec)));
         let situation = Situation {
             away,
-            probes: &[&*probes],
+            ports: &[Port { probes, away }],
         };
         if let Some(risk) = follower.look(now, situation) {
             self.told.push(Told { risk, away });

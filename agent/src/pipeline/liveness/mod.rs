@@ -13,12 +13,13 @@ mod kubelet;
 mod outlook;
 mod probes;
 mod risk;
+pub mod sharing;
 mod spec;
 
 use std::time::Duration;
 
 pub use forecast::{Forecast, Forecaster, Window};
-pub use outlook::{Follower, Outlook, RiskView, Situation};
+pub use outlook::{Follower, Outlook, Port, RiskView, Situation};
 pub use probes::{Client, Probes, Seen};
 pub use risk::{Level, News, Risk};
 pub use spec::{

@@ -95,24 +95,39 @@ pub struct RiskView {
     pub outlook: Outlook,
 }
 
+/// A port of a loop's process.
+#[derive(Debug, Clone, Copy)]
+pub struct Port<'a> {
+    /// Its probes.
+    pub probes: &'a Probes,
+    /// Since when nobody answers there, if nobody does.
+    pub away: Option<Mono>,
+}
+
 /// What a loop does, and what is known of its probes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Situation<'a> {
-    /// Since when it is away, if it is.
+    /// Since when it is away, if it is and nobody answers in its place.
     pub away: Option<Mono>,
-    /// The probes of its ports.
-    pub probes: &'a [&'a Probes],
+    /// The ports of its process.
+    pub ports: &'a [Port<'a>],
 }
 
 impl Situation<'_> {
-    /// A number that changes with every probe.
+    /// A number that changes with every probe, and with who answers.
     fn news(&self) -> u64 {
-        self.probes.iter().map(|probes| probes.news()).sum()
+        let ports = self.ports.iter();
+        ports.fold(0, |sum, port| {
+            let away = port.away.map_or(0, |away| away.0);
+            sum.wrapping_mul(31)
+                .wrapping_add(away)
+                .wrapping_add(port.probes.news())
+        })
     }
 
     fn seen(&self, now: Mono) -> Seen {
-        let ports = self.probes.iter();
-        let seen = ports.map(|probes| probes.forecast(now, self.away));
+        let ports = self.ports.iter();
+        let seen = ports.map(|port| port.probes.forecast(now, port.away));
         seen.fold(Seen::Nothing, Seen::and)
     }
 }
@@ -180,9 +195,9 @@ impl Follower {
         situation: Situation<'_>,
     ) -> Option<Mono> {
         let told = self.risk.due(forecast, self.spec());
-        let probes = situation.probes.iter();
-        let seen = probes
-            .filter_map(|probes| probes.changes(now, situation.away))
+        let ports = situation.ports.iter();
+        let seen = ports
+            .filter_map(|port| port.probes.changes(now, port.away))
             .min();
         let blind = situation
             .away
@@ -207,13 +222,9 @@ impl Follower {
         })
     }
 
-    /// The loop polls again after a stall that began at `since`; the answer is how things stood then, if there was a risk.
-    pub fn back(&mut self, since: Mono, at: Mono, probes: &[&Probes]) -> Option<Outlook> {
-        let away = Situation {
-            away: Some(since),
-            probes,
-        };
-        let forecast = self.forecast(at, away);
+    /// The loop polls again; `before` is how things stood until then. The answer is what was to be expected, if there was a risk.
+    pub fn back(&mut self, at: Mono, before: Situation<'_>) -> Option<Outlook> {
+        let forecast = self.forecast(at, before);
         self.blind.back(at);
         // What is left of the risk is looked at anew.
         self.looked_at = None;
@@ -225,8 +236,15 @@ impl Follower {
     #[must_use]
     pub fn free_by(&self, now: Mono, situation: Situation<'_>) -> Option<Mono> {
         let spec = self.spec();
-        let probes = situation.probes.iter();
-        let seen = probes.filter_map(|probes| probes.earliest(now, situation.away));
+        let ports = situation.ports.iter();
+        // Where others answer, what fails is what has failed or waits already.
+        let seen = ports.filter_map(|port| match port.away {
+            Some(_) => port.probes.earliest(now, port.away),
+            None => {
+                let failing = port.probes.forecast(now, None).failing()?;
+                failing.decision.map(|window| window.earliest)
+            }
+        });
         let decision = seen.min().or_else(|| {
             let away = situation.away.filter(|_| spec.of_pod)?;
             self.blind.earliest(away)

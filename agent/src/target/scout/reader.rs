@@ -5,6 +5,7 @@ use std::io;
 use super::activity::Reading;
 use crate::pipeline::Pid;
 use crate::pipeline::event::Listener;
+use crate::pipeline::liveness::sharing::Hold;
 use crate::pipeline::place::Place;
 use crate::proc::{self, Stat};
 use crate::sockets::{self, Doors};
@@ -20,7 +21,7 @@ pub(super) trait Reader: Send + Sync {
     /// `begins` is told of each file before it is read.
     fn look(&self, pid: Pid, threads: bool, begins: &dyn Fn(Reading)) -> io::Result<Sighting>;
     fn cpu_stat(&self, pid: Pid) -> Option<CpuStat>;
-    fn listeners(&self, pid: Pid, port: Option<u16>) -> io::Result<Vec<Listener>>;
+    fn holdings(&self, pid: Pid, port: Option<u16>) -> io::Result<Vec<(Listener, Hold)>>;
     fn doors(&self, pid: Pid) -> io::Result<Doors>;
 }
 
@@ -55,8 +56,8 @@ impl Reader for Procfs {
         CpuStat::open(pid)
     }
 
-    fn listeners(&self, pid: Pid, port: Option<u16>) -> io::Result<Vec<Listener>> {
-        sockets::listeners(pid, port)
+    fn holdings(&self, pid: Pid, port: Option<u16>) -> io::Result<Vec<(Listener, Hold)>> {
+        sockets::holdings(pid, port)
     }
 
     fn doors(&self, pid: Pid) -> io::Result<Doors> {

@@ -4,6 +4,7 @@ use std::sync::{Condvar, Mutex};
 
 use super::*;
 use crate::kernel::clock;
+use crate::pipeline::liveness::sharing::Hold;
 use crate::pipeline::place::{Place, Seat};
 use crate::pipeline::pod::Found;
 use crate::proc::Stat;
@@ -78,7 +79,7 @@ impl Reader for Fake {
         None
     }
 
-    fn listeners(&self, _: Pid, _: Option<u16>) -> io::Result<Vec<Listener>> {
+    fn holdings(&self, _: Pid, _: Option<u16>) -> io::Result<Vec<(Listener, Hold)>> {
         Ok(Vec::new())
     }
 

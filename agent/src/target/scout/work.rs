@@ -249,8 +249,8 @@ impl Work {
             return;
         }
         self.begins(pid, Reading::Sockets);
-        match self.shared.reader.listeners(pid, port) {
-            Ok(listeners) => self.answer(Answer::Ports { pid, listeners }),
+        match self.shared.reader.holdings(pid, port) {
+            Ok(holdings) => self.answer(Answer::Ports { pid, holdings }),
             // It is asked again as long as the process is there.
             Err(error) => log::debug!("the ports of process {pid} could not be read: {error}"),
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::Case;
+use crate::harness::alive;
 use crate::harness::line::Line;
 use crate::harness::scene::Scene;
 use crate::harness::slowness;
@@ -19,6 +20,10 @@ pub(super) fn cases() -> Vec<Case> {
             probes_are_seen(true)
         }),
         Case::new("liveness::closed_without_an_answer", without_an_answer),
+        Case::new(
+            "liveness::a_worker_that_polls_answers_for_another",
+            workers_share_a_socket,
+        ),
     ]
 }
 
@@ -230,4 +235,48 @@ fn mute(scene: &mut Scene, kubelet: &mut Victim) -> Result<String> {
     // What is told of a stall from here on comes after that.
     scene.nap()?;
     Ok(killed)
+}
+
+/// Two workers have one listening socket: while one of them polls, the stall of the other costs no probe. When both are away, it does.
+fn workers_share_a_socket() -> Result<()> {
+    let period_ms = 1000 * u64::from(slowness());
+    let mut victim = Victim::start(&["loop", "epoll_wait"])?;
+    let pid = victim.pid;
+    victim.ask("listen", "listens")?;
+    let mut scene = Scene::with(victim, &["--liveness", &probe(period_ms)])?;
+    let worker: u32 = scene.victim.ask("fork-worker", "spawned")?.parse()?;
+    scene
+        .watch
+        .next("the worker", |line| line.is("loop", worker))?;
+    let from = scene.watch.seen().len();
+    scene.victim.tell("nap")?;
+    scene.stall("sleep")?;
+    // Without the other worker, the kubelet would decide to kill by then.
+    scene.watch.linger(4 * period_ms)?;
+    let at_risk = |line: &&Line| line.kind() == "risk" && line.text("/level") != "none";
+    let lines = scene.watch.seen().get(from..).unwrap_or_default();
+    let warned = lines.iter().find(at_risk);
+    ensure!(
+        warned.is_none(),
+        "warned while a worker answers: {}",
+        warned.map_or(String::new(), ToString::to_string)
+    );
+    alive::signal(worker, libc::SIGSTOP)?;
+    let stopped = sys::mono_ns();
+    let elevated = scene.watch.next("a warning", |line| {
+        line.is("risk", pid) && line.text("/level") == "elevated"
+    })?;
+    // Since the last of them left.
+    ensure!(
+        elevated.float("/seconds_to_decision")
+            > Some(Duration::from_millis(period_ms).as_secs_f64())
+            && elevated.mono_ns() > stopped,
+        "{elevated}"
+    );
+    alive::signal(worker, libc::SIGCONT)?;
+    scene.watch.next("the end of the risk", |line| {
+        line.is("risk", pid) && line.text("/level") == "none"
+    })?;
+    wake(&mut scene)?;
+    scene.end(&[]).map(|_| ())
 }
