@@ -115,7 +115,14 @@ fn namespaces_changed(event: Followed<PartialObjectMeta<Namespace>>) -> Change {
 
 fn node_changed(event: Followed<PartialObjectMeta<Node>>) -> Change {
     Change::Node(match event {
-        Followed::All(all) => all.first().map(|node| named(node).1).unwrap_or_default(),
+        Followed::All(all) => {
+            if all.is_empty() {
+                log::warn!(
+                    "the cluster has no node of this name, so that no pods are found on it: set kubernetes.node in the configuration, or NODE_NAME, to what `kubectl get nodes` calls this machine"
+                );
+            }
+            all.first().map(|node| named(node).1).unwrap_or_default()
+        }
         Followed::One(node) => named(&node).1,
         Followed::Gone(_) => BTreeMap::new(),
     })

@@ -101,3 +101,95 @@ pub(super) async fn gather(
         not_before = Instant::now() + AT_MOST_EVERY;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::pipeline::Mono;
+    use crate::pipeline::stamp::Stamp;
+
+    const CLOCK: Tied = Tied {
+        mono: Mono(0),
+        wall: Stamp(0),
+    };
+
+    fn pod(uid: &str, name: &str) -> k8s_openapi::api::core::v1::Pod {
+        let pod = json!({
+            "metadata": { "uid": uid, "namespace": "shop", "name": name },
+            "spec": { "containers": [] },
+        });
+        serde_json::from_value(pod).unwrap()
+    }
+
+    fn state(changes: Vec<Change>) -> State {
+        let mut state = State::default();
+        for change in changes {
+            state.take(change, CLOCK);
+        }
+        state
+    }
+
+    fn names(state: &State) -> Option<Vec<String>> {
+        let picture = state.picture()?;
+        let mut names: Vec<_> = picture.iter().map(|pod| pod.name.clone()).collect();
+        names.sort();
+        Some(names)
+    }
+
+    #[test]
+    fn nothing_is_granted_before_it_is_known_what_is_withheld() {
+        let mut state = state(vec![Change::Pods(vec![pod("u1", "a")])]);
+        assert_eq!(names(&state), None);
+        state.take(Change::Node(BTreeMap::new()), CLOCK);
+        assert_eq!(names(&state), None);
+        state.take(Change::Namespaces(BTreeMap::new()), CLOCK);
+        assert_eq!(names(&state), Some(vec!["a".into()]));
+    }
+
+    #[test]
+    fn what_may_not_be_asked_for_keeps_nothing_back() {
+        let state = state(vec![
+            Change::Unknown(Feature::Namespaces),
+            Change::Unknown(Feature::Node),
+            Change::Pods(vec![pod("u1", "a")]),
+        ]);
+        assert_eq!(names(&state), Some(vec!["a".into()]));
+    }
+
+    #[test]
+    fn what_was_heard_stays_when_no_more_is_heard() {
+        let off = BTreeMap::from([("mode".to_owned(), "off".to_owned())]);
+        let state = state(vec![
+            Change::Pods(vec![pod("u1", "a")]),
+            Change::Namespace("shop".into(), off.clone()),
+            Change::Node(off.clone()),
+            Change::Unknown(Feature::Namespaces),
+            Change::Unknown(Feature::Node),
+            Change::Unknown(Feature::Pods),
+        ]);
+        let picture = state.picture().unwrap();
+        assert_eq!(
+            (picture.namespaces["shop"].clone(), picture.node),
+            (off.clone(), off)
+        );
+        assert_eq!(names(&state), Some(vec!["a".into()]));
+    }
+
+    #[test]
+    fn a_new_list_forgets_what_is_not_in_it() {
+        let mut state = state(vec![
+            Change::Unknown(Feature::Namespaces),
+            Change::Unknown(Feature::Node),
+            Change::Pods(vec![pod("u1", "a"), pod("u2", "b")]),
+            Change::Pod(Box::new(pod("u3", "c"))),
+            Change::PodGone(Box::new(pod("u1", "a"))),
+        ]);
+        assert_eq!(names(&state), Some(vec!["b".into(), "c".into()]));
+        // Deleted and made anew meanwhile: the late news of the old one's end is not the new one's.
+        state.take(Change::Pods(vec![pod("u4", "b")]), CLOCK);
+        state.take(Change::PodGone(Box::new(pod("u2", "b"))), CLOCK);
+        assert_eq!(names(&state), Some(vec!["b".into()]));
+    }
+}
