@@ -38,6 +38,19 @@ impl Account<'_> {
         )
     }
 
+    /// Gives it the rights of a role of the whole cluster; the binding stays until it is deleted.
+    pub(crate) fn bind(&self, binding: &str, role: &str) -> Result<()> {
+        let rbac = "rbac.authorization.k8s.io";
+        self.kubectl.apply(
+            self.namespace,
+            &[json!({
+                "apiVersion": format!("{rbac}/v1"), "kind": "ClusterRoleBinding", "metadata": {"name": binding},
+                "roleRef": {"apiGroup": rbac, "kind": "ClusterRole", "name": role},
+                "subjects": [{"kind": "ServiceAccount", "name": self.name, "namespace": self.namespace}],
+            })],
+        )
+    }
+
     /// A token of it, for an hour.
     pub(crate) fn token(&self) -> Result<String> {
         let args = [

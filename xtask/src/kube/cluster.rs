@@ -64,6 +64,13 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// The node's name; there is only one.
+    pub(crate) fn node_name(&self) -> Result<String> {
+        let nodes = self.kubectl.get("default", "nodes")?;
+        let name = nodes["items"][0]["metadata"]["name"].as_str();
+        name.map(str::to_owned).context("the cluster has no node")
+    }
+
     /// The node's own address, where pods reach what listens on it.
     pub(crate) fn node_address(&self) -> Result<String> {
         let nodes = self.kubectl.get("default", "nodes")?;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
@@ -24,16 +24,17 @@ const PROGRAM: &str = "/bin/busybox";
 /// A sandbox sleeps until it is killed; as process 1 it is deaf to other signals.
 const SLEEP: [&str; 3] = ["/bin/busybox", "sleep", "2147483647"];
 
-/// Writes all images as archives into a folder.
-pub(crate) fn write_all(folder: &Path) -> Result<()> {
-    write(folder, "pause", PAUSE, &SLEEP, busybox)?;
-    write(folder, "busybox", BUSYBOX, &[], busybox)?;
-    write(folder, "host", HOST, &[], |root| {
+/// Writes all images as archives into a folder, and tells their paths.
+pub(crate) fn write_all(folder: &Path) -> Result<[PathBuf; 3]> {
+    let pause = write(folder, "pause", PAUSE, &SLEEP, busybox)?;
+    let tools = write(folder, "busybox", BUSYBOX, &[], busybox)?;
+    let host = write(folder, "host", HOST, &[], |root| {
         for name in ["bin", "lib", "lib64", "sbin"] {
             symlink(Path::new("usr").join(name), root.join(name))?;
         }
         Ok(())
-    })
+    })?;
+    Ok([pause, tools, host])
 }
 
 fn write(
@@ -42,7 +43,7 @@ fn write(
     name: &str,
     entrypoint: &[&str],
     fill: impl FnOnce(&Path) -> Result<()>,
-) -> Result<()> {
+) -> Result<PathBuf> {
     let work = tempfile::tempdir_in(folder).context("cannot create a folder for an image")?;
     let root = work.path().join("root");
     for below in ["proc", "sys", "dev", "etc", "tmp"] {
@@ -62,11 +63,13 @@ fn write(
     fs::write(work.path().join(&config_name), config)?;
     let manifest = json!([{"Config": config_name, "RepoTags": [name], "Layers": ["layer.tar"]}]);
     fs::write(work.path().join("manifest.json"), manifest.to_string())?;
+    let archive = folder.join(file).with_extension("tar");
     tar(
-        &folder.join(file).with_extension("tar"),
+        &archive,
         work.path(),
         &[&config_name, "layer.tar", "manifest.json"],
-    )
+    )?;
+    Ok(archive)
 }
 
 fn busybox(root: &Path) -> Result<()> {

@@ -13,6 +13,10 @@ use crate::litellm::stop;
 
 const PAUSE: Duration = Duration::from_millis(300);
 
+/// Nothing gets a container out of these.
+const HOPELESS: &[&str] = &["CrashLoopBackOff", NO_IMAGE];
+const NO_IMAGE: &str = "ErrImageNeverPull";
+
 /// A client with a configuration of its own.
 #[derive(Debug, Clone)]
 pub(crate) struct Kubectl {
@@ -162,9 +166,14 @@ impl Kubectl {
     /// Waits until a pod is ready; one whose container has ended again and again will not be.
     pub(crate) fn wait_ready(&self, namespace: &str, pod: &str, limit: Duration) -> Result<Value> {
         let found = self.wait_for(namespace, &format!("pod/{pod}"), limit, |pod| {
-            has_condition(pod, "Ready") || keeps_ending(pod)
+            has_condition(pod, "Ready") || waits_for(pod, HOPELESS)
         })?;
-        if keeps_ending(&found) {
+        if waits_for(&found, &[NO_IMAGE]) {
+            bail!(
+                "the node has not the image of pod {pod}: `cargo xtask kube images` writes them all as archives, to be imported there"
+            );
+        }
+        if waits_for(&found, HOPELESS) {
             let args = [
                 "--namespace",
                 namespace,
@@ -208,13 +217,13 @@ fn states(pod: &Value) -> String {
     states.collect::<Vec<_>>().join("; ")
 }
 
-fn keeps_ending(pod: &Value) -> bool {
+/// Whether a container of a pod waits for one of these reasons.
+fn waits_for(pod: &Value, reasons: &[&str]) -> bool {
     let statuses = pod["status"]["containerStatuses"].as_array();
-    let mut reasons = statuses
-        .into_iter()
-        .flatten()
-        .map(|status| &status["state"]["waiting"]["reason"]);
-    reasons.any(|reason| reason == "CrashLoopBackOff")
+    statuses.into_iter().flatten().any(|status| {
+        let reason = status["state"]["waiting"]["reason"].as_str();
+        reason.is_some_and(|reason| reasons.contains(&reason))
+    })
 }
 
 fn parse(json: &str) -> Result<Value> {

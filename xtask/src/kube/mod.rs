@@ -24,9 +24,10 @@ mod wire;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::litellm::{stop, verdict};
+use crate::setup;
 use cluster::Cluster;
 use node::Node;
 use rows::Row;
@@ -56,6 +57,8 @@ enum Only {
     Up,
     /// End a node that was left running, and undo what it has changed on the machine
     Down,
+    /// Write the images of the tests as archives, for a cluster of one's own: `ctr -n k8s.io images import`, `kind load image-archive`
+    Images,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -66,6 +69,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Ok(())
         }
         Some(Only::Down) => node::down(),
+        Some(Only::Images) => images(),
         None => tests(args),
     }
 }
@@ -83,6 +87,17 @@ fn tests(args: &Args) -> Result<()> {
         leave(node);
     }
     verdict(&checks?)
+}
+
+fn images() -> Result<()> {
+    setup::need(&["busybox-static"])?;
+    let folder = node::cache()?.join("images");
+    std::fs::create_dir_all(&folder)
+        .with_context(|| format!("cannot create {}", folder.display()))?;
+    for file in image::write_all(&folder)? {
+        println!("{}", file.display());
+    }
+    Ok(())
 }
 
 fn leave(node: Node) {

@@ -7,6 +7,7 @@ mod forecast;
 mod incident;
 mod judge;
 mod loops;
+mod node_agent;
 mod outage;
 mod plan;
 mod pods;
