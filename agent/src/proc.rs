@@ -25,7 +25,14 @@ pub struct Stat {
     pub start_ticks: u64,
     /// Faults so far that had to wait for a page.
     pub major_faults: u64,
+    /// It has begun to end.
+    pub ending: bool,
 }
+
+/// `PF_EXITING` among the kernel's flags of a task.
+const EXITING: u64 = 4;
+/// Threads of a process that are asked when its leader has ended.
+const MOST_ASKED: usize = 16;
 
 /// Reads a process's state, parent and coarse start time.
 pub fn stat(pid: Pid) -> io::Result<Stat> {
@@ -52,6 +59,7 @@ fn parse_stat(text: &str) -> Option<Stat> {
         parent: Pid(fields.get(1)?.parse().ok()?),
         start_ticks: fields.get(19)?.parse().ok()?,
         major_faults: fields.get(9)?.parse().ok()?,
+        ending: fields.get(6)?.parse::<u64>().ok()? & EXITING != 0,
     })
 }
 
@@ -311,10 +319,26 @@ pub fn place(pid: Pid) -> io::Result<Place> {
     Ok(Place::parse(&String::from_utf8_lossy(&bytes)))
 }
 
-/// Where a process runs: the container its cgroups name, else its namespaces.
+/// The same of a process that may be about to end; `None` if nothing tells any more: version 1 shows who is ending in the root.
+#[must_use]
+pub fn place_if_told(pid: Pid) -> Option<Place> {
+    let told_by = |task: &str| {
+        let cgroups = std::fs::read(format!("{task}/cgroup")).ok()?;
+        // Afterwards: who is not ending yet was not when its cgroups were read.
+        let is_ending = read_stat(&format!("{task}/stat")).ok()?.ending;
+        (!is_ending).then(|| Place::parse(&String::from_utf8_lossy(&cgroups)))
+    };
+    told_by(&format!("/proc/{pid}")).or_else(|| {
+        let threads = threads(pid).ok()?;
+        let mut asked = threads.iter().take(MOST_ASKED);
+        asked.find_map(|tid| told_by(&format!("/proc/{pid}/task/{tid}")))
+    })
+}
+
+/// Where a process runs: the containers its cgroups name, else its namespaces.
 pub fn container(pid: Pid, place: &Place) -> io::Result<Container> {
-    if let Some(id) = &place.innermost {
-        return Ok(Container::Named(id.clone()));
+    if let Some(ids) = &place.containers {
+        return Ok(Container::Named(ids.clone()));
     }
     // A leader that has ended has left its namespaces; its other threads are still there.
     let namespace = |name: &str| {
@@ -341,9 +365,11 @@ mod tests {
         let rest = "S 5 6 7 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4242 0 0";
         let stat = parse_stat(&format!("12 (a) R 1 (b)) {rest}")).unwrap();
         assert_eq!(
-            (stat.state, stat.parent, stat.start_ticks),
-            ('S', Pid(5), 4242)
+            (stat.state, stat.parent, stat.start_ticks, stat.ending),
+            ('S', Pid(5), 4242, false)
         );
+        let rest = "Z 5 6 7 0 -1 4228364 0 0 0 0 0 0 0 0 20 0 1 0 4242 0 0";
+        assert!(parse_stat(&format!("12 (a) {rest}")).unwrap().ending);
         assert_eq!(parse_stat("12 (a"), None);
     }
 

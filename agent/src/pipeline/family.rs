@@ -17,7 +17,7 @@ const STOPS_WITHIN: Duration = Duration::from_secs(1);
 /// Where a process runs, as far as it was read.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Container {
-    /// In the container of that id.
+    /// In the containers of these ids, as [`Place::containers`](super::place::Place::containers) has them.
     Named(String),
     /// In none that cgroups tell of: its PID and mount namespaces stand for it.
     Namespaces(String),

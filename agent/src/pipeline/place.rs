@@ -2,15 +2,19 @@
 //!
 //! Cgroup paths are made by the kubelet and the runtime, from the root down: what a container makes itself lies below its own
 //! folder. So the pod is the first one on the way down, and a folder further down that is named like another pod or container
-//! changes nothing. The innermost container serves only to tell whether two processes share one.
+//! changes nothing. All containers on the way, of all hierarchies, serve only to tell whether two processes share theirs: the
+//! innermost alone would not, because two containers can each make a folder of the same name.
+
+use std::collections::BTreeSet;
 
 /// Where a process runs, as far as its cgroups tell.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Place {
     /// The container of a pod.
     pub seat: Option<Seat>,
-    /// Id of the innermost container, in whatever it is.
-    pub innermost: Option<String>,
+    /// Ids of the containers that it is in, whatever they are in: outermost first, and one such list for each that hierarchies
+    /// tell. Made to be compared.
+    pub containers: Option<String>,
     /// A path looks like a pod's, and what is in it is of no known form; or two hierarchies contradict each other.
     pub is_unknown: bool,
 }
@@ -31,10 +35,13 @@ impl Place {
     pub fn parse(text: &str) -> Self {
         let paths = text.lines().filter_map(|line| line.splitn(3, ':').nth(2));
         let mut place = Self::default();
+        let mut contradict = false;
+        let mut containers: BTreeSet<String> = BTreeSet::new();
         for path in paths {
             let parts = parts(path);
-            if place.innermost.is_none() {
-                place.innermost = parts.iter().rev().find_map(|part| container_of(part));
+            let ids: Vec<String> = parts.iter().filter_map(|part| container_of(part)).collect();
+            if !ids.is_empty() {
+                containers.insert(ids.join("/"));
             }
             match seat_of(&parts) {
                 Found::Nothing => {}
@@ -43,13 +50,17 @@ impl Place {
                     None => place.seat = Some(seat),
                     Some(known) if *known == seat => {}
                     // Each is as good as the other: neither is believed.
-                    Some(_) => {
-                        place.is_unknown = true;
-                        place.seat = None;
-                        break;
-                    }
+                    Some(_) => contradict = true,
                 },
             }
+        }
+        if contradict {
+            place.is_unknown = true;
+            place.seat = None;
+        }
+        if !containers.is_empty() {
+            let lists: Vec<String> = containers.into_iter().collect();
+            place.containers = Some(lists.join(" "));
         }
         place
     }
@@ -248,7 +259,7 @@ mod tests {
         ];
         for form in forms {
             let place = Place::parse(&form);
-            assert_eq!(place.innermost.as_deref(), Some(ID), "{form}");
+            assert_eq!(place.containers.as_deref(), Some(ID), "{form}");
             assert_eq!((place.seat, place.is_unknown), (None, false), "{form}");
         }
     }
@@ -302,6 +313,35 @@ mod tests {
             format!("5:cpu:/kubepods/pod{UID}/{ID}\n4:memory:/kubepods/pod{HASH}/{OTHER}\n");
         let place = Place::parse(&other);
         assert_eq!((place.seat, place.is_unknown), (None, true));
+    }
+
+    #[test]
+    fn two_processes_share_their_containers_only_if_all_are_the_same() {
+        let containers = |text: &str| Place::parse(text).containers;
+        let own = format!("0::/kubepods/pod{UID}/{ID}");
+        let below = format!("{own}/workers");
+        assert_eq!(containers(&own), containers(&below));
+        let others = [
+            // A container in it, and one of the same name in another.
+            format!("{own}/{OTHER}"),
+            format!("0::/kubepods/pod{HASH}/{OTHER}/{ID}"),
+            // Moved in some hierarchies only.
+            format!("5:cpu:/kubepods/pod{UID}/{ID}\n4:memory:/kubepods/pod{HASH}/{OTHER}"),
+            format!("5:cpu:/kubepods/pod{UID}/{ID}\n0::/kubepods/pod{UID}/{ID}/{OTHER}"),
+            "0::/".to_owned(),
+        ];
+        for (at, other) in others.iter().enumerate() {
+            assert_ne!(containers(&own), containers(other), "{other}");
+            assert!(
+                others[at + 1..]
+                    .iter()
+                    .all(|another| containers(another) != containers(other)),
+                "{other}"
+            );
+        }
+        // Hierarchies without containers say nothing.
+        let both = format!("12:pids:/\n5:cpu:/kubepods/pod{UID}/{ID}\n{own}");
+        assert_eq!(containers(&own), containers(&both));
     }
 
     #[test]

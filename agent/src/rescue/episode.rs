@@ -7,7 +7,7 @@ use super::sentinel::Sentinel;
 use crate::pipeline::event::Awaited;
 use crate::pipeline::policy::{Decision, decide, remark};
 use crate::pipeline::story::EpisodeStory;
-use crate::pipeline::{Mono, Notice, Pid, Tid};
+use crate::pipeline::{Mono, Notice, Pid, Refusal, Tid};
 use crate::proc;
 use crate::target::cgroup::CpuStat;
 
@@ -151,13 +151,17 @@ impl Sentinel {
         else {
             return;
         };
+        let own = watched.id.process.pid;
         let Some((mut facts, engine_child)) = self.gather(tid, now) else {
             return;
         };
         let mut decision = decide(&facts, &engine.rules, now);
-        if matches!(decision, Decision::Strike { .. }) {
-            // Once more with what has happened while the facts were gathered.
+        if let Some(child) = hangs_on_container_of(&decision) {
+            // Once more with what has happened while the facts were gathered, and before them: a process can be moved to another
+            // container, of which no event tells.
             self.collect_events();
+            self.place_anew(child);
+            self.place_anew(own);
             decision = match self.gather(tid, now) {
                 Some((newer, _)) => {
                     facts = newer;
@@ -208,5 +212,18 @@ impl Sentinel {
         }
         // Last: nothing that is only for the journal comes before a signal.
         self.note_look(tid, &facts, asked, now);
+    }
+}
+
+/// The child of a decision that holds only as long as nobody has moved it, or the loop, to another container.
+fn hangs_on_container_of(decision: &Decision) -> Option<Pid> {
+    match decision {
+        Decision::Strike { child, .. } => Some(child.pid),
+        Decision::Refuse {
+            child,
+            refusal: Refusal::OtherContainer,
+            ..
+        } => *child,
+        _ => None,
     }
 }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::sentinel::Sentinel;
-use crate::pipeline::family::Process;
+use crate::pipeline::family::{Container, Process};
 use crate::pipeline::place::{Place, Seat};
 use crate::pipeline::pod::PodName;
 use crate::pipeline::{LoopInfo, Mono, Notice, Pid, Tid};
+use crate::proc;
 
 impl Sentinel {
     /// The name of the pod that a process runs in, as far as it is known.
@@ -48,6 +49,23 @@ impl Sentinel {
             None => return self.let_go(key),
         }
         self.name_loops(pid, now);
+    }
+
+    /// Reads again in which containers a process is, as far as its cgroups tell. Who has begun to end stays where it was.
+    pub(super) fn place_anew(&mut self, pid: Pid) {
+        let Some(process) = self.family.get_mut(pid) else {
+            return;
+        };
+        let (Some(known), Some(place)) = (&process.container, proc::place_if_told(pid)) else {
+            return;
+        };
+        // Namespaces that a process makes for itself after it was run do not make it another container's.
+        if place.containers.is_none() && matches!(known, Container::Namespaces(_)) {
+            return;
+        }
+        if let Ok(container) = proc::container(pid, &place) {
+            process.container = Some(container);
+        }
     }
 
     /// Tells of the loops of a process under the name of its pod, if that has changed.

@@ -8,7 +8,6 @@ use super::loops::Loop;
 use super::sentinel::Sentinel;
 use crate::kernel::{KernelError, clock};
 use crate::pipeline::event::{KernelEvent, Listener, ProbeEnd};
-use crate::pipeline::family;
 use crate::pipeline::liveness::{Client, Container, ProbeSpec, Probes, Threat};
 use crate::pipeline::{Mono, Pid, Tid};
 use crate::proc;
@@ -96,11 +95,10 @@ impl Sentinel {
         self.due = self.due.min(now);
     }
 
+    /// The pod's container, as the kubelet placed it: what that makes below itself can be named like another.
     fn container_of(&self, pid: Pid) -> Option<&str> {
-        match self.family.get(pid)?.container.as_ref()? {
-            family::Container::Named(id) => Some(id),
-            family::Container::Namespaces(_) => None,
-        }
+        let seat = self.family.get(pid)?.seat.as_ref()?;
+        Some(&seat.container)
     }
 
     /// The probe that a stall of a process lets fail, and its port where that is known: what its pod says, and only where no pod

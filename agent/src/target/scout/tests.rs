@@ -49,6 +49,7 @@ impl Reader for Fake {
             parent: Pid(0),
             start_ticks: u64::from(pid.0),
             major_faults: 0,
+            ending: false,
         })
     }
 
