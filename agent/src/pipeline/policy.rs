@@ -137,7 +137,7 @@ pub struct WaitFacts {
     pub children: Vec<ChildFacts>,
     /// The loop or the child was seen stopped, frozen or throttled until then.
     pub held_until: Option<Mono>,
-    /// How long the loop's cgroup was throttled in this episode, which does not count either.
+    /// How long the loop's cgroup was throttled in this episode, or the engine's own, which does not count either.
     pub throttled: Duration,
     /// When we sent SIGTERM in this episode.
     pub termed: Option<Mono>,

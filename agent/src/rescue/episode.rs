@@ -78,6 +78,7 @@ impl Sentinel {
             held_until: None,
             free_by: None,
             held: false,
+            engine_before: None,
             throttled_before: self.cpu_stats.get(&pid).and_then(CpuStat::throttled),
             said: std::collections::BTreeSet::new(),
             engine: None,

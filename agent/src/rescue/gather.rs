@@ -66,6 +66,8 @@ impl Sentinel {
             .filter(is_awaited)
             .find(|child| child.engine == Some(true));
         let engine = engine.map(|child| child.key.pid);
+        let engine_throttled =
+            engine.and_then(|engine| Some((engine, self.throttled_apart(engine, id.process.pid)?)));
         let facts = WaitFacts {
             start: episode.start,
             first_seen: episode.first_seen,
@@ -85,7 +87,7 @@ impl Sentinel {
             target_ending: parent.and_then(|process| process.ending),
             children,
             held_until,
-            throttled: self.throttled(id.process.pid, episode, now),
+            throttled: self.throttled(id.process.pid, episode, engine_throttled, now),
             termed: episode.termed,
             free_by: self.free_by(watched, now),
             guards: Guards::default(),
@@ -97,6 +99,9 @@ impl Sentinel {
             .and_then(|watched| watched.episode.as_mut())
         {
             episode.held = held;
+            if episode.engine_before.map(|(pid, _)| pid) != engine_throttled.map(|(pid, _)| pid) {
+                episode.engine_before = engine_throttled;
+            }
         }
         for (pid, shown) in stops {
             self.family.seen_stopped(pid, shown, now);
@@ -104,14 +109,34 @@ impl Sentinel {
         Some((WaitFacts { guards, ..facts }, engine))
     }
 
-    /// How long the loop's cgroup was throttled in this episode: at most its length, because every CPU's share adds up.
-    pub(super) fn throttled(&self, pid: Pid, episode: &Episode, now: Mono) -> Duration {
-        let before = episode.throttled_before;
+    /// How long the loop's cgroup was throttled in this episode, or that of the engine: at most its length, because every CPU's share
+    /// adds up. Not both together: what is above them throttles them at the same time.
+    fn throttled(
+        &self,
+        pid: Pid,
+        episode: &Episode,
+        engine: Option<(Pid, Duration)>,
+        now: Mono,
+    ) -> Duration {
+        let grown = |(before, after): (Duration, Duration)| after.saturating_sub(before);
         let after = self.cpu_stats.get(&pid).and_then(CpuStat::throttled);
-        let grown = before.zip(after).map_or(Duration::ZERO, |(before, after)| {
-            after.saturating_sub(before)
-        });
-        grown.min(now.since(episode.start))
+        let of_loop = episode.throttled_before.zip(after).map(grown);
+        let of_engine = episode.engine_before.zip(engine);
+        let of_engine = of_engine
+            .filter(|((before, _), (now, _))| before == now)
+            .map(|((_, before), (_, after))| grown((before, after)));
+        let longest = of_loop.max(of_engine).unwrap_or_default();
+        longest.min(now.since(episode.start))
+    }
+
+    /// How long an engine was throttled so far, if it is in another cgroup than the loop.
+    fn throttled_apart(&self, engine: Pid, of_loop: Pid) -> Option<Duration> {
+        let own = self.cpu_stats.get(&engine)?;
+        let shared = self.cpu_stats.get(&of_loop);
+        if shared.is_some_and(|shared| shared.is_same(own)) {
+            return None;
+        }
+        own.throttled()
     }
 
     pub(super) fn child_facts(

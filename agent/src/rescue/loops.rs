@@ -148,6 +148,8 @@ pub(super) struct Episode {
     pub(super) held: bool,
     /// Throttling of the loop's cgroup when the episode was first looked at.
     pub(super) throttled_before: Option<Duration>,
+    /// How long the engine had been, at the first look, where it is in another cgroup.
+    pub(super) engine_before: Option<(Pid, Duration)>,
     /// Refusals already told in this episode.
     pub(super) said: BTreeSet<Refusal>,
     /// The engine it turned out to be about.

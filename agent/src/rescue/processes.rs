@@ -121,6 +121,15 @@ impl Sentinel {
         let throttled = cpu_stat.throttled();
         self.cpu_stats.insert(pid, cpu_stat);
         // It may be of another cgroup than the one before, whose sums it does not continue.
+        for watched in self.loops.values_mut() {
+            if let Some(episode) = &mut watched.episode
+                && episode
+                    .engine_before
+                    .is_some_and(|(engine, _)| engine == pid)
+            {
+                episode.engine_before = None;
+            }
+        }
         let own = |watched: &&mut Loop| watched.id.process.pid == pid;
         for watched in self.loops.values_mut().filter(own) {
             let stall = watched.stall.as_mut();

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::mounts::Mounts;
@@ -16,6 +16,8 @@ const MOST_LEVELS: usize = 12;
 pub struct CpuStat {
     /// Innermost first.
     files: Vec<File>,
+    /// Of the innermost.
+    folder: PathBuf,
 }
 
 /// What they say.
@@ -45,8 +47,15 @@ impl CpuStat {
             .take(MOST_LEVELS)
             .filter_map(|folder| File::open(folder.join("cpu.stat")).ok())
             .collect();
-        let found = Self { files };
+        let folder = path.to_owned();
+        let found = Self { files, folder };
         found.throttling().map(|_| found)
+    }
+
+    /// Whether both are of the same cgroup.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.folder == other.folder
     }
 
     /// How long the cgroups were throttled so far; `None` if no file says.

@@ -115,7 +115,7 @@ pub struct Look {
     /// Somebody was last seen stopped or frozen then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_until: Option<Mono>,
-    /// How long the loop's cgroup was throttled in this episode.
+    /// How long the loop's cgroup was throttled in this episode, or the engine's own.
     #[serde(
         rename = "throttled_ns",
         default,
