@@ -1,7 +1,7 @@
 //! What cannot run on a machine is left out by name, in this one list, and every run says so.
 
 use crate::cases::Case;
-use crate::harness::cgroup;
+use crate::harness::{cgroup, in_vm, runc};
 use crate::sys;
 
 struct LeftOut {
@@ -13,7 +13,7 @@ struct LeftOut {
 
 const NO_EPOLL_PWAIT2: &str = "this kernel has no epoll_pwait2 (Linux 5.11)";
 
-const LIST: [LeftOut; 5] = [
+const LIST: [LeftOut; 8] = [
     LeftOut {
         name: "recognition::loop_epoll_pwait2",
         reason: NO_EPOLL_PWAIT2,
@@ -28,6 +28,21 @@ const LIST: [LeftOut; 5] = [
         name: "javascript::",
         reason: "this machine has no Node.js (Debian: nodejs)",
         here: lacks_node,
+    },
+    LeftOut {
+        name: "containers::",
+        reason: "the virtual machine has no runc",
+        here: in_vm,
+    },
+    LeftOut {
+        name: "containers::",
+        reason: "they make cgroups in the root of every hierarchy: LOOPWARDEN_RUNC=1 runs them, LOOPWARDEN_CI=1 too",
+        here: || !runc::is_asked_for(),
+    },
+    LeftOut {
+        name: "containers::engine_throttled_in_a_cgroup_of_its_own",
+        reason: "in version 2 a container's cgroup cannot hold processes and limit others below it",
+        here: || !cgroup::has_version_1("cpu"),
     },
     LeftOut {
         name: "held::engine_in_a_frozen_cgroup_of_version_1",

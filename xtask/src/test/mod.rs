@@ -19,6 +19,8 @@ const KERNEL_TEST: &str = "kernel";
 const PROMETHEUS_TEST: &str = "export_prometheus";
 /// What the short form runs on the oldest kernel: the way to the signal, and where it reads the kernel's state, not BPF's.
 const ON_OLDEST: [&str; 2] = ["rescue::", "held::"];
+/// What the kernel tests named `containers::` start.
+const CONTAINER_PACKAGES: [&str; 1] = ["runc"];
 const STACKS_TEST: &str = "evidence_stacks";
 const JOURNAL_TEST: &str = "journal";
 
@@ -67,7 +69,9 @@ fn quick_parts() -> Result<Vec<Part>> {
         Part::new("clippy", clippy()),
         Part::new("documentation", vec![documentation()]),
         Part::new("unit and integration tests", unit_tests(&tests)),
-        Part::new("kernel tests, this kernel", vec![kernel]).needs_bpf(),
+        Part::new("kernel tests, this kernel", vec![kernel])
+            .needs_bpf()
+            .packages_in_ci(&CONTAINER_PACKAGES),
         // Namespaces, other roots and other processes' memory need the privileges that BPF needs.
         Part::new(
             "stacks of real processes",

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 
 use super::failures::Failures;
 use crate::tally::Tally;
-use crate::{bpf, cmd};
+use crate::{bpf, cmd, setup};
 
 /// A part that can be run.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub(crate) struct Part {
     needs_bpf: bool,
     /// Why it is left out where nobody has asked for it by name.
     only_in_ci: Option<&'static str>,
+    /// Debian packages without which some of its tests say that they are left out, and fail in CI.
+    packages_in_ci: &'static [&'static str],
 }
 
 /// How a part ended.
@@ -66,12 +68,19 @@ impl Part {
             commands,
             needs_bpf: false,
             only_in_ci: None,
+            packages_in_ci: &[],
         }
     }
 
     /// The part is left out for this reason, except in CI.
     pub(crate) fn only_in_ci(mut self, reason: &'static str) -> Self {
         self.only_in_ci = Some(reason);
+        self
+    }
+
+    /// These Debian packages are installed before the part runs in CI, where all of its tests have to.
+    pub(crate) fn packages_in_ci(mut self, packages: &'static [&'static str]) -> Self {
+        self.packages_in_ci = packages;
         self
     }
 
@@ -147,11 +156,13 @@ impl Part {
     }
 
     fn may_run(&self) -> Result<bool> {
-        if self.needs_bpf {
-            bpf::allowed_for(self.name)
-        } else {
-            Ok(true)
+        if self.needs_bpf && !bpf::allowed_for(self.name)? {
+            return Ok(false);
         }
+        if bpf::in_ci() && !self.packages_in_ci.is_empty() {
+            setup::need(self.packages_in_ci)?;
+        }
+        Ok(true)
     }
 }
 

@@ -124,6 +124,16 @@ fn throttled() -> Result<()> {
     // A loop that waits uses no CPU; what shares its quota does.
     let burner = Victim::start(&["burner"])?;
     cgroup.take(burner.pid)?;
+    throttled_time_does_not_count(scene, engine, &cgroup, burner)
+}
+
+/// The loop waits for its wedged engine while the burner uses up the quota that they share in that cgroup.
+pub(super) fn throttled_time_does_not_count(
+    mut scene: Scene,
+    engine: u32,
+    cgroup: &Cgroup,
+    burner: Victim,
+) -> Result<()> {
     cgroup.limit_to_percent(5)?;
     let from = scene.victim.wait_for("engine", "wait4")?;
     // The agent has begun to count by now.

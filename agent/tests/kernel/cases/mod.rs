@@ -5,6 +5,7 @@ use libtest_mimic::Trial;
 
 mod causes;
 mod command;
+mod containers;
 mod deadline;
 mod engines;
 mod given_up;
@@ -52,8 +53,9 @@ pub(crate) fn all() -> Vec<Case> {
     let subjects = [
         causes::cases(),
         command::cases(),
-        engines::cases(),
+        containers::cases(),
         deadline::cases(),
+        engines::cases(),
         given_up::cases(),
         guards::cases(),
         held::cases(),

@@ -1,6 +1,6 @@
-//! Cgroups of a test's own, below the one that the test runs in.
+//! Cgroups of a test's own, below the one that the test runs in; and those that a container runtime makes for a test.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
@@ -37,7 +37,95 @@ fn mount(controller: Option<&str>) -> Result<Option<PathBuf>> {
         .map(PathBuf::from))
 }
 
+/// Where cgroup file systems are mounted.
+pub(crate) fn mounts() -> Result<Vec<PathBuf>> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let path_of = |line: &str| {
+        let (before, after) = line.split_once(" - ")?;
+        let is_cgroup = after.starts_with("cgroup ") || after.starts_with("cgroup2 ");
+        is_cgroup.then(|| before.split(' ').nth(4).map(PathBuf::from))?
+    };
+    Ok(mounts.lines().filter_map(path_of).collect())
+}
+
+/// The folders of a process's cgroups, one a hierarchy, without those where it is in the root.
+pub(crate) fn folders_of(pid: u32) -> Result<Vec<PathBuf>> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let mut folders = Vec::new();
+    for line in text.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = parts.next().zip(parts.next()).context("no cgroup")?;
+        let first = controllers
+            .split(',')
+            .next()
+            .filter(|name| !name.is_empty());
+        if path != "/"
+            && let Some(mount) = mount(first)?
+        {
+            folders.push(mount.join(path.trim_start_matches('/')));
+        }
+    }
+    Ok(folders)
+}
+
+/// Moves a process into the folder of that name below each of those, or into those themselves if the name is empty.
+pub(crate) fn move_below(folders: &[PathBuf], name: &str, pid: u32) -> Result<()> {
+    for folder in folders {
+        let below = folder.join(name);
+        std::fs::create_dir_all(&below)
+            .with_context(|| format!("cannot make {}", below.display()))?;
+        // The controller of processor sets takes nobody in before it is told which; others have no such files.
+        let mut at = folder.clone();
+        for part in Path::new(name) {
+            let above = at.clone();
+            at.push(part);
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                if let Ok(value) = std::fs::read_to_string(above.join(file)) {
+                    let _ = std::fs::write(at.join(file), value);
+                }
+            }
+        }
+        std::fs::write(below.join("cgroup.procs"), pid.to_string())
+            .with_context(|| format!("cannot move {pid} to {}", below.display()))?;
+    }
+    Ok(())
+}
+
+/// Ends whoever is still in a test's cgroup or below it, and removes it.
+pub(crate) fn remove_all(folder: &Path) -> Result<()> {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return Ok(());
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_all(&entry.path())?;
+        }
+    }
+    alive::until(
+        &format!("{} is empty and removed", folder.display()),
+        || {
+            let procs = std::fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+            for pid in procs.lines().filter_map(|line| line.parse().ok()) {
+                // Only what these tests have started is in such a folder; who has ended meanwhile is fine.
+                let _ = alive::signal(pid, libc::SIGKILL);
+            }
+            std::fs::remove_dir(folder).is_ok() || !folder.exists()
+        },
+    )
+}
+
 impl Cgroup {
+    /// One with a CPU controller that somebody else has made.
+    pub(crate) fn with_cpu_at(path: &str) -> Result<Self> {
+        let controller = has_version_1("cpu").then_some("cpu");
+        let mount = mount(controller)?.context("no cgroups with a CPU controller are mounted")?;
+        Ok(Self {
+            path: mount.join(path.trim_start_matches('/')),
+            is_version_2: controller.is_none(),
+        })
+    }
+
     /// One of version 2.
     pub(crate) fn version_2(name: &str) -> Result<Self> {
         Self::make(None, name)

@@ -14,6 +14,7 @@ pub(crate) mod cgroup;
 pub(crate) mod gate;
 pub(crate) mod line;
 pub(crate) mod node;
+pub(crate) mod runc;
 pub(crate) mod scene;
 pub(crate) mod shared;
 pub(crate) mod victim;

@@ -29,7 +29,7 @@ pub(crate) struct Victim {
 enum Life {
     /// It is ours.
     Child(Child),
-    /// It belongs to a keeper.
+    /// It belongs to a keeper, or is a container's.
     Kept(OwnedFd),
 }
 
@@ -82,20 +82,29 @@ impl Victim {
 
     /// One that a keeper started and that has connected.
     pub(super) fn connected(stream: UnixStream, pid: u32) -> Result<Self> {
+        let output = stream.try_clone()?;
+        let mut victim = Self::of_another(pid, stream, output)?;
+        victim.answer("ready")?;
+        Ok(victim)
+    }
+
+    /// One that somebody else started, and that need not be ready yet.
+    pub(super) fn of_another(
+        pid: u32,
+        input: impl Write + Send + 'static,
+        output: impl Read + Send + 'static,
+    ) -> Result<Self> {
         let raw = i32::try_from(pid)
             .ok()
             .and_then(Pid::from_raw)
             .context("no process id")?;
         let pidfd = pidfd_open(raw, PidfdFlags::empty()).context("cannot hold the victim")?;
-        let answers = answers(stream.try_clone()?);
-        let mut victim = Self {
+        Ok(Self {
             life: Life::Kept(pidfd),
-            input: Some(Box::new(stream)),
-            answers,
+            input: Some(Box::new(input)),
+            answers: answers(output),
             pid,
-        };
-        victim.answer("ready")?;
-        Ok(victim)
+        })
     }
 
     /// Sends a command, whose answer may be read later: a loop that waits for a child answers when it is free again.

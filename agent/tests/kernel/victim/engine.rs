@@ -66,19 +66,39 @@ pub(super) fn wrapper(engine: &str, part: &[&str]) -> Result<()> {
 
 /// Starts an engine and ends: the engine becomes the child of another. Its id is left in a file beside the program.
 pub(super) fn orphan(engine: &str) -> Result<()> {
+    let id = abandoned(engine)?;
+    let note = Path::new(engine).with_file_name(format!("{}.orphan", std::process::id()));
+    std::fs::write(&note, id.to_string())
+        .with_context(|| format!("cannot write {}", note.display()))?;
+    answer("ready");
+    Ok(())
+}
+
+/// The same in a container; its id is told.
+pub(super) fn leaves(engine: &str) -> Result<()> {
+    let id = abandoned(engine)?;
+    answer(&format!("ready\nleft {id}"));
+    Ok(())
+}
+
+/// A deaf engine that outlives this process.
+fn abandoned(engine: &str) -> Result<u32> {
     let mut command = Command::new(engine);
     command
         .args([FLAG, "engine"])
         .stdin(Stdio::null())
         .stdout(Stdio::null());
-    let child = command
-        .spawn()
-        .with_context(|| format!("cannot start {engine}"))?;
-    let note = Path::new(engine).with_file_name(format!("{}.orphan", std::process::id()));
-    std::fs::write(&note, child.id().to_string())
-        .with_context(|| format!("cannot write {}", note.display()))?;
-    answer("ready");
-    Ok(())
+    // SAFETY: the closure only makes system calls.
+    unsafe {
+        command.pre_exec(|| {
+            sys::ignore(libc::SIGINT)?;
+            sys::ignore(libc::SIGTERM)
+        });
+    }
+    let child = command.spawn();
+    Ok(child
+        .with_context(|| format!("cannot start {engine}"))?
+        .id())
 }
 
 /// A debugger: traces the process, and never looks at it.

@@ -163,6 +163,11 @@ impl Looper {
                 self.children.insert((*name).to_owned(), pid);
                 answer(&format!("spawned {pid}"));
             }
+            // An orphan that has become its child.
+            ["adopt", name, pid] => {
+                self.children.insert((*name).to_owned(), pid.parse()?);
+                answer("adopted");
+            }
             ["signal", name, number] => {
                 sys::signal(self.child(name)?, number.parse()?)?;
                 answer("signalled");
@@ -171,17 +176,7 @@ impl Looper {
                 threads::signal_at(self.child(name)?, number.parse()?, (*gate).to_owned());
                 answer("will signal");
             }
-            ["wait", name, way] => {
-                let pid = match *name {
-                    "any" => -1,
-                    "group" => 0,
-                    name => self.child(name)?,
-                };
-                let pidfd = waits::prepare(way, pid)?;
-                answer(&format!("waiting {}", sys::mono_ns()));
-                let how = waits::wait(way, pid, pidfd.as_ref())?;
-                answer(&format!("waited {how:?}"));
-            }
+            ["wait", name, way] => self.wait(name, way)?,
             ["mute", word] => {
                 self.server.as_mut().context("no port")?.mute = *word == "on";
                 answer("muted");
@@ -257,6 +252,19 @@ impl Looper {
             }
             other => server::obey(other)?,
         }
+        Ok(())
+    }
+
+    fn wait(&self, name: &str, way: &str) -> Result<()> {
+        let pid = match name {
+            "any" => -1,
+            "group" => 0,
+            name => self.child(name)?,
+        };
+        let pidfd = waits::prepare(way, pid)?;
+        answer(&format!("waiting {}", sys::mono_ns()));
+        let how = waits::wait(way, pid, pidfd.as_ref())?;
+        answer(&format!("waited {how:?}"));
         Ok(())
     }
 

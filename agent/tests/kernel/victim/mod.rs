@@ -37,6 +37,7 @@ pub(crate) fn play(arguments: &[String]) -> Result<()> {
         ["leader-ends"] => engine::leader_ends(),
         ["wrapper", engine, part @ ..] => engine::wrapper(engine, part),
         ["orphan", engine] => engine::orphan(engine),
+        ["leaves", engine] => engine::leaves(engine),
         ["tracer", pid] => engine::tracer(pid.parse()?),
         ["nest", poller] => engine::nest(poller),
         ["keeper"] => children::keeper(),
