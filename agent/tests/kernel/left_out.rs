@@ -13,7 +13,7 @@ struct LeftOut {
 
 const NO_EPOLL_PWAIT2: &str = "this kernel has no epoll_pwait2 (Linux 5.11)";
 
-const LIST: [LeftOut; 7] = [
+const LIST: [LeftOut; 8] = [
     LeftOut {
         name: "recognition::loop_epoll_pwait2",
         reason: NO_EPOLL_PWAIT2,
@@ -38,6 +38,11 @@ const LIST: [LeftOut; 7] = [
         name: "containers::",
         reason: "they make cgroups in the root of every hierarchy: LOOPWARDEN_RUNC=1 runs them, LOOPWARDEN_CI=1 too",
         here: || !runc::is_asked_for(),
+    },
+    LeftOut {
+        name: "containers::engine_throttled_in_a_cgroup_of_its_own",
+        reason: "in version 2 a container's cgroup cannot hold processes and limit others below it",
+        here: || !cgroup::has_version_1("cpu"),
     },
     LeftOut {
         name: "held::engine_in_a_frozen_cgroup_of_version_1",
