@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::Context;
-use crate::kube::account::Access;
+use crate::kube::account::{Access, Account};
 use crate::litellm::process::{self, Process};
 use crate::litellm::{http, stop};
 use crate::{cmd, layout};
@@ -20,73 +20,67 @@ const BEGINS_WITHIN: Duration = Duration::from_secs(30);
 const ENDS_WITHIN: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// An account with the roles of `deploy/rbac/`, bound while this lives.
+const NAME: &str = "agent";
+
+/// An account with roles of `deploy/rbac/`, bound while this lives.
 #[derive(Debug)]
 pub(super) struct Rights<'a> {
-    context: &'a Context<'a>,
-    account: String,
+    account: Account<'a>,
+    folder: &'a Path,
+    roles: Vec<String>,
 }
 
 impl<'a> Rights<'a> {
-    /// Applies the roles and binds those that are named.
+    /// Applies the roles that are named, and binds them.
     pub(super) fn of(context: &'a Context<'a>, roles: &[&str]) -> Result<Self> {
-        let (kubectl, namespace) = (&context.cluster.kubectl, context.cluster.namespace.as_str());
-        let folder = layout::root().join("deploy/rbac");
-        cmd::output(kubectl.command().args(["apply", "--filename"]).arg(&folder))?;
-        let account = "agent".to_owned();
-        let rbac = "rbac.authorization.k8s.io";
-        let mut objects = vec![
-            json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account}}),
-        ];
+        let kubectl = &context.cluster.kubectl;
+        let account = Account {
+            kubectl,
+            namespace: &context.cluster.namespace,
+            name: NAME,
+        };
+        account.create(&[])?;
+        let rights = Self {
+            account,
+            folder: context.folder,
+            roles: roles.iter().map(|role| (*role).to_owned()).collect(),
+        };
         for role in roles {
-            objects.push(json!({
-                "apiVersion": format!("{rbac}/v1"), "kind": "ClusterRoleBinding",
-                "metadata": {"name": format!("{namespace}-{role}")},
-                "roleRef": {"apiGroup": rbac, "kind": "ClusterRole", "name": format!("loopwarden-{role}")},
-                "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": namespace}],
-            }));
+            let file = layout::root().join(format!("deploy/rbac/{role}.yaml"));
+            cmd::output(kubectl.command().args(["apply", "--filename"]).arg(&file))?;
+            account.bind(&rights.binding(role), &format!("loopwarden-{role}"))?;
         }
-        kubectl.apply(namespace, &objects)?;
-        Ok(Self { context, account })
+        Ok(rights)
+    }
+
+    fn binding(&self, role: &str) -> String {
+        format!("{}-{role}", self.account.namespace)
     }
 
     /// Takes one of them away.
     pub(super) fn withdraw(&self, role: &str) -> Result<()> {
-        let name = format!(
-            "clusterrolebinding/{}-{role}",
-            self.context.cluster.namespace
-        );
-        let kubectl = &self.context.cluster.kubectl;
-        kubectl.delete("default", [name], Duration::from_secs(1))
+        self.delete([role])
+    }
+
+    fn delete<'r>(&self, roles: impl IntoIterator<Item = &'r str>) -> Result<()> {
+        let bindings = roles.into_iter().map(|role| self.binding(role));
+        let bindings = bindings.map(|name| format!("clusterrolebinding/{name}"));
+        let grace = Duration::from_secs(1);
+        self.account.kubectl.delete("default", bindings, grace)
     }
 
     /// A configuration for a client with these rights, which reaches the API at that address.
     pub(super) fn kubeconfig(&self, access: &Access, address: SocketAddr) -> Result<PathBuf> {
-        let namespace = self.context.cluster.namespace.as_str();
-        let kubectl = &self.context.cluster.kubectl;
-        let args = [
-            "--namespace",
-            namespace,
-            "create",
-            "token",
-            &self.account,
-            "--duration=1h",
-        ];
-        let token = cmd::output(kubectl.command().args(args))?;
-        let file = self.context.folder.join("agent.kubeconfig");
-        access.write(&file, address, token.trim())?;
+        let file = self.folder.join("agent.kubeconfig");
+        access.write(&file, address, &self.account.token()?)?;
         Ok(file)
     }
 }
 
 impl Drop for Rights<'_> {
     fn drop(&mut self) {
-        let prefix = format!("{}-", self.context.cluster.namespace);
-        for role in ["pods", "annotations", "events", "engine-ready"] {
-            let name = format!("clusterrolebinding/{prefix}{role}");
-            let kubectl = &self.context.cluster.kubectl;
-            // One that was not bound is not there to be deleted.
-            let _ = kubectl.delete("default", [name], Duration::from_secs(1));
+        if let Err(error) = self.delete(self.roles.iter().map(String::as_str)) {
+            eprintln!("kube: {error:#}");
         }
     }
 }
@@ -110,11 +104,7 @@ impl NodeAgent {
     ) -> Result<Self> {
         // Free a moment ago, and nobody else on this machine is asked for it.
         let page = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-        let node = context.cluster.kubectl.get("default", "nodes")?;
-        let node = node["items"][0]["metadata"]["name"]
-            .as_str()
-            .context("the cluster has no node")?
-            .to_owned();
+        let node = context.cluster.node_name()?;
         let folder = context.folder.display();
         let text = format!(
             "{config}\nkubernetes: {{ kubeconfig: {}, node: {node}, {writes} }}\njournal: {{ dir: {folder}/{name}.journal }}\nexport: {{ metrics: {{ listen: \"{page}\" }} }}\n",

@@ -7,13 +7,13 @@ mod forecast;
 mod incident;
 mod judge;
 mod loops;
-mod node_agent;
 mod outage;
 mod plan;
 mod pods;
 mod proxies;
 mod r2;
 mod stall;
+mod warnings;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
