@@ -393,7 +393,7 @@ impl Engines {
             .collect();
         let ready = self.ready(now).0;
         let told = self.ready.replace(ready);
-        if told.is_none_or(|told| told.name() != ready.name()) {
+        if !told.is_some_and(|told| ready.is_told_by(told)) {
             news.push(News {
                 at: now,
                 what: EngineNews::Ready(ready),

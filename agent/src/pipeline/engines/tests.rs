@@ -123,6 +123,12 @@ fn an_engine_is_told_from_its_start_to_its_end() {
     assert_eq!(names(&engines.look(ms(100))), ["starting"]);
     let took = engines.counted(&[count(80, V4, (3, 0), (110, 310))], ms(400));
     assert_eq!(took, None, "nobody's port yet");
+    let news = engines.look(ms(400));
+    let refused = Some(3);
+    let since = ms(100);
+    let starting = EngineNews::Ready(EngineReady::Starting { since, refused });
+    assert_eq!(news.last().map(|news| &news.what), Some(&starting));
+    assert_eq!(engines.look(ms(401)), []);
     let news = engines.listens(key(8), listens(400, 80), ID);
     let expected = ["spawned 1", "listening Some(300) Some(3)", "0 ok 3 refused"];
     assert_eq!(names(&news), expected);
