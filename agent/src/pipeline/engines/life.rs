@@ -9,7 +9,7 @@ use crate::pipeline::event::{Connects, Listener, Peer, Place};
 use crate::pipeline::{IncidentId, Mono, Pid, PidKey};
 
 /// A process that lives for so long is an engine; one that ends before without ever having listened was asked for its version.
-const IS_ENGINE_AFTER: Duration = Duration::from_secs(1);
+const IS_ENGINE_AFTER: Duration = Duration::from_secs(5);
 /// Refusals from the first one on that are no more than a parent's way to see whether its engine listens.
 const RACE_AFTER: Duration = Duration::from_secs(1);
 /// Whoever ended and is not reaped within this time is a zombie.

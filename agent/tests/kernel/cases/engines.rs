@@ -11,7 +11,7 @@ use crate::harness::victim::Victim;
 use crate::harness::watch::Options;
 use crate::harness::{ENGINE, SHELL, alive, program, slowness};
 
-/// An engine may not be told of before it has lived for a second, which a startup race takes too.
+/// A startup race takes a second.
 const LATE_MS: u64 = 1500;
 const KNOCK_MS: u64 = 20;
 const NAMED: [&str; 2] = ["--engine", "query-engine-*"];
