@@ -70,6 +70,8 @@ struct Engine {
     /// Set once it is told of.
     generation: Option<u32>,
     listens: Option<Listens>,
+    /// Refused before it did.
+    refused: u64,
     accepts: Option<Mono>,
     ended: Option<Mono>,
 }
@@ -127,6 +129,7 @@ impl Engines {
             birth,
             generation: None,
             listens: None,
+            refused: 0,
             accepts: None,
             ended: None,
         });
@@ -160,6 +163,7 @@ impl Engines {
             .filter(|door| !known.contains(door))
             .collect();
         let refused = self.ledger.refused(door, &gap, spawned);
+        self.all[place].refused = refused.map_or(0, |refused| refused.count);
         news.push(News {
             at: listens.at,
             what: EngineNews::Listening {
@@ -458,9 +462,10 @@ impl Engines {
                 },
             },
         };
+        let before = newest.map_or(0, |engine| engine.refused);
         let refused = self
             .counts
-            .then(|| refused.map_or(0, |refused| refused.count));
+            .then(|| refused.map_or(0, |refused| refused.count) + before);
         let ready = until.at(now, refused);
         let limit = until.limit.filter(|limit| *limit > now);
         (ready, limit)
