@@ -32,12 +32,14 @@ struct Both {
 impl Both {
     fn of(seen: &Seen) -> Self {
         let moment = |event: &str| {
-            let found = seen
+            let mut found = seen
                 .moments
                 .iter()
                 .filter(|moment| moment["event"] == event);
             // The client asks an engine for its version first, which writes nothing.
-            found.last().and_then(|moment| moment["unix_us"].as_i64())
+            found
+                .next_back()
+                .and_then(|moment| moment["unix_us"].as_i64())
         };
         let started = moment("started");
         let since = |event: &str| Some(millis(moment(event)? - started?));
