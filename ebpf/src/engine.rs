@@ -13,9 +13,7 @@ use loopwarden_abi::{
     ConnectCount, ConnectKey, Counter, EventKind, FAMILY_V4, FAMILY_V6, MAX_CONNECTS, SLOT_PENDING,
 };
 
-use crate::connection::{
-    CLOSE, ESTABLISHED, SOCKET_FACTS, far_port, is_v6, near_port, netns,
-};
+use crate::connection::{CLOSE, ESTABLISHED, SOCKET_FACTS, far_port, is_v6, near_port, netns};
 use crate::global;
 use crate::kernel::field;
 use crate::maps::{Caller, TASKS, count, event, now, send};
@@ -207,7 +205,11 @@ impl Address {
         if is_v6(socket) {
             let last: u32 = field(socket, v6).unwrap_or(0);
             let before: u32 = field(socket, v6.wrapping_sub(4)).unwrap_or(0);
-            let family = if before == MAPPED { FAMILY_V4 } else { FAMILY_V6 };
+            let family = if before == MAPPED {
+                FAMILY_V4
+            } else {
+                FAMILY_V6
+            };
             return Self { family, last };
         }
         Self {

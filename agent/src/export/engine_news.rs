@@ -131,7 +131,13 @@ pub(super) fn text(news: &EngineNews) -> Option<String> {
             };
             format!("has {count} {plural} ended and not been reaped{oldest}")
         }
-        EngineNews::Ready(EngineReady::Starting { .. }) => "has no engine that accepts yet".into(),
+        EngineNews::Ready(EngineReady::Starting { refused, .. }) => {
+            let refused = refused.filter(|refused| *refused > 0);
+            let refused = refused.map_or_else(String::new, |refused| {
+                format!("; {} refused so far", connections(refused))
+            });
+            format!("has no engine that accepts yet{refused}")
+        }
         EngineNews::Ready(EngineReady::Unknown) => {
             "may have an engine that accepts: nothing tells".into()
         }

@@ -24,6 +24,7 @@ pub mod pace;
 mod page;
 mod pod_event;
 pub mod queue;
+mod ready;
 pub mod registry;
 mod sender;
 pub mod settings;

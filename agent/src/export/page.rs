@@ -1,4 +1,4 @@
-//! The HTTP server of the text page: `/metrics` and `/healthz`.
+//! The HTTP server of the text page: `/metrics`, `/healthz` and `/ready/engines`.
 //!
 //! Bounded: one request a connection, a limit on connections and on their time, so that neither a slow reader nor a port
 //! scan holds anything for long. It answers from memory and writes nothing.
@@ -23,6 +23,7 @@ use tokio::sync::Semaphore;
 
 use super::shared::Shared;
 use super::text::{self, Format};
+use super::{clock, ready};
 
 /// Connections served at once; further ones wait in the kernel's queue.
 const CONNECTIONS: usize = 32;
@@ -102,13 +103,18 @@ fn answer(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>>
             response
         }
         "/healthz" => plain(StatusCode::OK, health(shared)),
+        "/ready/engines" => {
+            let now = clock::now().mono;
+            let (status, text) = ready::answer(&shared.engines_ready(), request.uri().query(), now);
+            plain(status, text)
+        }
         "/" => plain(
             StatusCode::OK,
-            "Loopwarden: /metrics, /healthz\n".to_owned(),
+            "Loopwarden: /metrics, /healthz, /ready/engines\n".to_owned(),
         ),
         _ => plain(
             StatusCode::NOT_FOUND,
-            "there is /metrics and /healthz\n".to_owned(),
+            "there is /metrics, /healthz and /ready/engines\n".to_owned(),
         ),
     }
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::clock;
 use super::instruments::Instruments;
+use super::ready::Readiness;
 use super::registry::{Extent, Family, Now};
 use super::sender::Lane;
 use super::source::{AgentSource, HookVerdict, LoopSource};
@@ -42,6 +43,11 @@ impl Shared {
             Extent::Changed => (self.instruments(), clock::now()),
         };
         instruments.registry().push(extent, now)
+    }
+
+    /// Whether loops have engines that accept.
+    pub(super) fn engines_ready(&self) -> Vec<Readiness> {
+        self.instruments().engines_ready()
     }
 
     pub(super) fn hooks(&self) -> Vec<HookVerdict> {

@@ -7,11 +7,15 @@
 //! - on SIGINT or SIGTERM it closes its connection gracefully, for at most `STANDIN_CLOSE_MAX_S` seconds (30): it leaves within
 //!   milliseconds when the database is healthy, and hangs when the database is frozen.
 //!
+//! `STANDIN_LISTEN_AFTER_MS` makes it listen so much later, and `STANDIN_MOMENTS` names a file to which it adds when it was started,
+//! listened and first accepted.
+//!
 //! Data comes from `DATABASE_URL` and over HTTP on loopback; errors go to stderr, which is the proxy's.
 
 mod database;
 mod filter;
 mod graphql;
+mod moments;
 mod operations;
 mod server;
 mod sql;
@@ -38,6 +42,7 @@ async fn main() -> ExitCode {
         println!("{VERSION}");
         return ExitCode::SUCCESS;
     }
+    moments::note_start();
     let code = match run(port(&arguments), close_max()).await {
         Ok(()) => 0,
         Err(Failure { code, message }) => {
@@ -69,6 +74,7 @@ async fn run(port: u16, close_max: Duration) -> Result<(), Failure> {
 
 async fn work(port: u16, database: Arc<Database>) -> Result<(), Failure> {
     database.client().await?;
+    tokio::time::sleep(listen_after()).await;
     let refused = |err| {
         failure(
             "P1011",
@@ -78,6 +84,7 @@ async fn work(port: u16, database: Arc<Database>) -> Result<(), Failure> {
     let listener = TcpListener::bind(("127.0.0.1", port))
         .await
         .map_err(refused)?;
+    moments::note("listening");
     server::serve(listener, database).await.map_err(refused)
 }
 
@@ -89,6 +96,12 @@ fn port(arguments: &[String]) -> u16 {
     let flag = arguments.iter().position(|argument| argument == "-p");
     flag.and_then(|flag| arguments.get(flag + 1)?.parse().ok())
         .unwrap_or(DEFAULT_PORT)
+}
+
+fn listen_after() -> Duration {
+    let millis = std::env::var("STANDIN_LISTEN_AFTER_MS");
+    let millis = millis.ok().and_then(|text| text.parse().ok());
+    Duration::from_millis(millis.unwrap_or(0))
 }
 
 fn close_max() -> Duration {

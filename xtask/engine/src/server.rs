@@ -15,12 +15,16 @@ use serde_json::{Map, Value as Json, json};
 use tokio::net::TcpListener;
 
 use crate::database::{Database, Failure};
-use crate::{graphql, operations};
+use crate::{graphql, moments, operations};
 
 /// Serves until the listener fails.
 pub async fn serve(listener: TcpListener, database: Arc<Database>) -> std::io::Result<()> {
+    let mut first = true;
     loop {
         let (stream, _) = listener.accept().await?;
+        if std::mem::take(&mut first) {
+            moments::note("accepted");
+        }
         stream.set_nodelay(true)?;
         let database = database.clone();
         tokio::spawn(async move {

@@ -28,6 +28,8 @@ pub(crate) enum Mode {
     Enforce { grace: Duration },
     /// Only tell, also of the risk that this liveness probe is.
     Observe { liveness: &'static str },
+    /// Only tell.
+    Tell,
 }
 
 /// A running guard; ended when dropped.
@@ -57,6 +59,7 @@ impl Guard {
             Mode::Observe { liveness } => {
                 args.extend(["--liveness".to_owned(), liveness.to_owned()]);
             }
+            Mode::Tell => {}
         }
         let mut guard = Self::start_in(&lab.run.path(""), program, name, pid, &args)?;
         guard.wait_until_it_watches()?;

@@ -27,6 +27,7 @@ mod run_dir;
 mod sampler;
 mod session;
 mod soak;
+mod startup;
 pub(crate) mod stop;
 
 use std::path::{Path, PathBuf};
@@ -54,6 +55,9 @@ pub(crate) struct Args {
     /// Only the deadlock of an expired IAM token, which the guard has to name while it lasts; a minute
     #[arg(long, conflicts_with_all = ["full", "soak"])]
     iam: bool,
+    /// Only engines that listen late: how long, and how often the real prisma-client-py is refused meanwhile; a minute
+    #[arg(long, conflicts_with_all = ["full", "soak", "iam"])]
+    startup: bool,
     /// How long the soak lasts, in minutes
     #[arg(long, value_name = "MINUTES", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=1440))]
     soak_minutes: u64,
@@ -84,6 +88,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 fn measure(args: &Args, lab: &Lab, guard: &Path) -> Result<Vec<Check>> {
     let mut checks = Vec::new();
+    if args.startup || args.full {
+        checks.extend(startup::run(lab, guard)?);
+    }
+    if args.startup {
+        return Ok(checks);
+    }
     if !args.soak && !args.iam {
         let rows = table(args, lab, guard)?;
         let strictness = if args.full {

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use super::race;
 use super::words::{clean, outcome, short, span};
 use crate::export::journal::Aggregate;
 use crate::export::journal::read::Contents;
 use crate::pipeline::CauseKind;
-use crate::pipeline::record::IncidentRecord;
+use crate::pipeline::engines::record::RaceRecord;
+use crate::pipeline::record::{IncidentRecord, Who};
 
 const HEAD: [&str; 7] = [
     "TIME (UTC)",
@@ -26,16 +28,21 @@ const CELL: usize = 40;
 pub(super) fn list(
     contents: &Contents,
     records: &[&IncidentRecord],
+    races: &[&RaceRecord],
     counts: &[&Aggregate],
 ) -> String {
     let mut text = String::new();
-    if records.is_empty() {
+    if records.is_empty() && races.is_empty() {
         text.push_str("no incidents\n");
     } else {
         let head = HEAD.map(str::to_owned);
-        let rows = records
+        let stalls = records
             .iter()
-            .map(|record| row(record, contents.unfinished(record)));
+            .map(|record| (record.began, row(record, contents.unfinished(record))));
+        let races = races.iter().map(|race| (race.began, race_row(race)));
+        let mut rows: Vec<_> = stalls.chain(races).collect();
+        rows.sort_by_key(|(began, _)| *began);
+        let rows = rows.into_iter().map(|(_, row)| row);
         table(
             &std::iter::once(head).chain(rows).collect::<Vec<_>>(),
             &mut text,
@@ -56,7 +63,7 @@ fn row(record: &IncidentRecord, unfinished: bool) -> [String; 7] {
         format!("{} {}", &time[..10], &time[11..23]),
         record.incident.to_string(),
         clean(&record.who.target),
-        whose(record),
+        whose(&record.who),
         format!("{least}{}", span(record.busy())),
         short(&record.cause),
         outcome(record, unfinished).to_owned(),
@@ -64,12 +71,25 @@ fn row(record: &IncidentRecord, unfinished: bool) -> [String; 7] {
 }
 
 /// The process, and its pod where that is known: the id of a process says little of a container.
-fn whose(record: &IncidentRecord) -> String {
-    let who = &record.who;
+fn whose(who: &Who) -> String {
     let process = format!("{}[{}]", clean(&who.exe), who.pid);
     who.pod.as_ref().map_or(process.clone(), |pod| {
         format!("{process} {}/{}", clean(&pod.namespace), clean(&pod.name))
     })
+}
+
+fn race_row(record: &RaceRecord) -> [String; 7] {
+    let time = record.began.to_string();
+    [
+        format!("{} {}", &time[..10], &time[11..23]),
+        record.incident.to_string(),
+        clean(&record.who.target),
+        whose(&record.who),
+        // The loop ran all the time.
+        span(record.lasted),
+        race::cause(record),
+        race::outcome(record).to_owned(),
+    ]
 }
 
 fn table(rows: &[[String; 7]], text: &mut String) {

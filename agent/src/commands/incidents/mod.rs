@@ -15,11 +15,13 @@ use serde_json::json;
 use crate::config::{Source, duration};
 use crate::export::journal::Aggregate;
 use crate::export::journal::read::{Contents, read};
+use crate::pipeline::engines::record::RaceRecord;
 use crate::pipeline::record::IncidentRecord;
 use crate::pipeline::stamp::Stamp;
 
 mod list;
 mod questions;
+mod race;
 mod render;
 mod report;
 mod select;
@@ -122,7 +124,10 @@ pub fn run(args: Args) -> Result<u8> {
         limit: args.limit,
     };
     let text = match &args.id {
-        Some(id) => one(&contents, select::by_id(&contents.incidents, id)?, format)?,
+        Some(id) => match select::race(&contents, id) {
+            Some(race) => one_race(race, format)?,
+            None => one(&contents, select::by_id(&contents.incidents, id)?, format)?,
+        },
         None => all(&contents, &select, format)?,
     };
     let mut out = io::stdout().lock();
@@ -142,8 +147,23 @@ fn one(contents: &Contents, record: &IncidentRecord, format: Format) -> Result<S
     })
 }
 
+fn one_race(record: &RaceRecord, format: Format) -> Result<String> {
+    Ok(match format {
+        Format::Json => race_line(record)?,
+        Format::Text => render::text(&race::report(record, Style::Text)),
+        Format::Markdown => render::markdown(&race::report(record, Style::Markdown)),
+    })
+}
+
+fn race_line(record: &RaceRecord) -> Result<String> {
+    let mut line = serde_json::to_value(record).context("cannot write the record as JSON")?;
+    line["type"] = "startup_race".into();
+    Ok(format!("{line}\n"))
+}
+
 fn all(contents: &Contents, select: &Select, format: Format) -> Result<String> {
     let records = select.records(&contents.incidents);
+    let races = select.races(&contents.races);
     let counts: Vec<&Aggregate> = select.counts(&contents.aggregates);
     let mut text = String::new();
     match format {
@@ -151,17 +171,24 @@ fn all(contents: &Contents, select: &Select, format: Format) -> Result<String> {
             for record in records {
                 text += &json_line(record, contents.unfinished(record))?;
             }
+            for race in races {
+                text += &race_line(race)?;
+            }
             for sum in counts {
                 let mut line = json!(sum);
                 line["type"] = "aggregate".into();
                 let _ = writeln!(text, "{line}");
             }
         }
-        Format::Text => text = list::list(contents, &records, &counts),
+        Format::Text => text = list::list(contents, &records, &races, &counts),
         Format::Markdown => {
             for record in records {
                 let unfinished = contents.unfinished(record);
                 text += &render::markdown(&report::report(record, unfinished, Style::Markdown));
+                text += "\n";
+            }
+            for race in races {
+                text += &render::markdown(&race::report(race, Style::Markdown));
                 text += "\n";
             }
         }

@@ -7,6 +7,8 @@ use anyhow::{Result, bail};
 
 use super::words::clean;
 use crate::export::journal::Aggregate;
+use crate::export::journal::read::Contents;
+use crate::pipeline::engines::record::RaceRecord;
 use crate::pipeline::record::IncidentRecord;
 use crate::pipeline::stamp::Stamp;
 use crate::pipeline::{CauseKind, IncidentId};
@@ -43,6 +45,21 @@ impl Select {
         records
     }
 
+    /// The chosen startup races, oldest first. They have no cause.
+    pub(super) fn races<'a>(
+        &self,
+        races: &'a BTreeMap<IncidentId, RaceRecord>,
+    ) -> Vec<&'a RaceRecord> {
+        let chosen = |race: &&RaceRecord| {
+            self.cause.is_none() && self.fits(&race.who.target, race.began, race.lasted)
+        };
+        let mut races: Vec<_> = races.values().filter(chosen).collect();
+        if let Some(limit) = self.limit {
+            races.drain(..races.len().saturating_sub(limit));
+        }
+        races
+    }
+
     /// Counts that may hold what was asked for.
     pub(super) fn counts<'a>(&self, counts: &'a [Aggregate]) -> Vec<&'a Aggregate> {
         let chosen = |sum: &&Aggregate| {
@@ -75,6 +92,18 @@ pub(super) fn kind(word: &str) -> Result<CauseKind, String> {
         let words: Vec<_> = CauseKind::ALL.iter().map(|kind| kind.name()).collect();
         format!("allowed: {}", words.join(", "))
     })
+}
+
+/// The startup race whose id begins so, if no other incident's does.
+pub(super) fn race<'a>(contents: &'a Contents, id: &str) -> Option<&'a RaceRecord> {
+    let wanted = id.to_ascii_uppercase();
+    let begins = |incident: &IncidentId| incident.to_string().starts_with(&wanted);
+    if contents.incidents.keys().any(begins) {
+        return None;
+    }
+    let mut found = contents.races.iter().filter(|(name, _)| begins(name));
+    let (_, race) = found.next()?;
+    found.next().is_none().then_some(race)
 }
 
 /// The one whose id begins so.

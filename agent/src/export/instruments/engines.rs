@@ -3,8 +3,9 @@
 
 use super::Instruments;
 use super::fold;
-use super::process::key_of;
+use super::process::{EngineState, Process, ProcessKey, key_of};
 use crate::export::metric::Metric;
+use crate::export::ready::Readiness;
 use crate::export::registry::{GroupId, Now, word};
 use crate::pipeline::LoopInfo;
 use crate::pipeline::engines::{EngineNews, News, Why};
@@ -34,17 +35,37 @@ fn begin(instruments: &mut Instruments, group: GroupId, sees_connections: bool, 
 }
 
 impl Instruments {
+    /// Whether the watched processes of targets with engines have one that accepts.
+    pub(in crate::export) fn engines_ready(&self) -> Vec<Readiness> {
+        let of = |(key, process): (&ProcessKey, &Process)| {
+            let state = process.engines.as_ref()?;
+            Some(Readiness {
+                pid: key.process.pid,
+                target: key.target.clone(),
+                pod: state.pod.clone(),
+                ready: state.ready,
+            })
+        };
+        self.processes.iter().filter_map(of).collect()
+    }
+
     /// Takes news of the engines of a loop's process; true if it should be pushed at once.
     pub(super) fn engine(&mut self, info: &LoopInfo, news: &News, now: Now) -> bool {
         // News of a process that is over begin nothing anew.
         let Some(process) = self.processes.get_mut(&key_of(info)) else {
             return false;
         };
-        let zombies = process.engines.map_or(0, |(_, zombies)| zombies);
-        if let EngineNews::Ready(ready) = news.what {
-            process.engines = Some((ready, zombies));
-        } else if let EngineNews::Zombies { count, .. } = news.what {
-            process.engines = process.engines.map(|(ready, _)| (ready, count));
+        match (&news.what, &mut process.engines) {
+            (EngineNews::Ready(ready), Some(known)) => known.ready = *ready,
+            (EngineNews::Ready(ready), unknown) => {
+                *unknown = Some(EngineState {
+                    ready: *ready,
+                    zombies: 0,
+                    pod: None,
+                });
+            }
+            (EngineNews::Zombies { count, .. }, Some(known)) => known.zombies = *count,
+            _ => {}
         }
         let Some(group) = process.group else {
             return false;
@@ -95,12 +116,14 @@ impl Instruments {
 
     /// Begins the series of engines, unless they are there, and brings the gauges up to date.
     pub(super) fn engines_again(&mut self, info: &LoopInfo, now: Now) {
-        let Some(process) = self.processes.get(&key_of(info)) else {
+        let Some(process) = self.processes.get_mut(&key_of(info)) else {
             return;
         };
-        let (Some(group), Some((ready, zombies))) = (process.group, process.engines) else {
+        let (Some(state), Some(group)) = (&mut process.engines, process.group) else {
             return;
         };
+        state.pod.clone_from(&info.pod);
+        let (ready, zombies) = (state.ready, state.zombies);
         begin(self, group, info.plan != "sampling", now);
         let zombies = fold::number(zombies);
         self.registry

@@ -8,6 +8,7 @@ use crate::export::metric::Metric;
 use crate::export::registry::{AttributeValue, Attributes, GroupId, Now, Registry, text, word};
 use crate::pipeline::engines::EngineReady;
 use crate::pipeline::liveness::{Level, RiskView};
+use crate::pipeline::pod::PodName;
 use crate::pipeline::{CauseKind, LoopId, LoopInfo, LoopTotals, Mono, PidKey};
 
 /// A process as its series name it: after an exec the same id is another program.
@@ -24,8 +25,19 @@ pub(super) struct Process {
     pub(super) group: Option<GroupId>,
     /// Its loops, those that ended too: their counts stay part of the sum.
     pub(super) loops: HashMap<LoopId, Loop>,
-    /// Whether one of its engines accepts, and how many are not reaped; nothing without engines.
-    pub(super) engines: Option<(EngineReady, u64)>,
+    /// What is known of its engines; nothing without engines.
+    pub(super) engines: Option<EngineState>,
+}
+
+/// The engines of a process.
+#[derive(Debug, Clone)]
+pub(super) struct EngineState {
+    /// Whether one accepts.
+    pub(super) ready: EngineReady,
+    /// How many have ended and are not reaped.
+    pub(super) zombies: u64,
+    /// The pod that the process runs in.
+    pub(super) pod: Option<PodName>,
 }
 
 #[derive(Debug, Default)]

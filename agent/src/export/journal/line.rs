@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::export::clean::clean;
+use crate::pipeline::engines::record::RaceRecord;
 use crate::pipeline::record::{IncidentRecord, VERSION};
 use crate::pipeline::stamp::{Stamp, millis};
 use crate::pipeline::{CauseKind, IncidentId};
@@ -23,6 +24,8 @@ const SHORT_TEXT: usize = 200;
 pub enum Line {
     /// A record: of an open incident as far as it had come, or of one that is over.
     Incident(Box<IncidentRecord>),
+    /// A startup race.
+    Race(Box<RaceRecord>),
     /// Short stalls that are only counted.
     Aggregate(Aggregate),
 }
@@ -88,6 +91,11 @@ pub(super) fn incident(record: &IncidentRecord, limit: usize) -> Result<Vec<u8>,
     ))
 }
 
+/// The line of a startup race.
+pub(super) fn race(race: &RaceRecord) -> Result<Vec<u8>, String> {
+    encode("startup_race", race, SHORT_TEXT)
+}
+
 /// The line of an aggregate.
 pub(super) fn aggregate(aggregate: &Aggregate) -> Result<Vec<u8>, String> {
     encode("aggregate", aggregate, SHORT_TEXT)
@@ -119,6 +127,7 @@ pub fn decode(bytes: &[u8]) -> Result<Line, String> {
     }
     match head.kind.as_str() {
         "incident" => serde_json::from_slice(bytes).map(|record| Line::Incident(Box::new(record))),
+        "startup_race" => serde_json::from_slice(bytes).map(|race| Line::Race(Box::new(race))),
         "aggregate" => serde_json::from_slice(bytes).map(Line::Aggregate),
         other => {
             let short: String = other.chars().take(40).collect();

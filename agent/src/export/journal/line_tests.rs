@@ -12,7 +12,7 @@ fn back(line: &[u8]) -> IncidentRecord {
     assert!(!line.contains(&b'\n'));
     match decode(line).unwrap() {
         Line::Incident(record) => *record,
-        Line::Aggregate(sum) => panic!("{sum:?}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -104,4 +104,53 @@ fn what_is_no_line_of_ours_is_said_to_be_none() {
     }
     let deep = "[".repeat(100_000);
     assert!(decode(deep.as_bytes()).is_err());
+}
+
+#[test]
+fn a_startup_race_comes_back_without_credentials() {
+    use crate::pipeline::engines::{EngineView, StartupRace};
+    use crate::pipeline::stamp::Tied;
+    use crate::pipeline::{LoopId, LoopInfo, Mono, Pid, PidKey, Tid};
+    let info = LoopInfo {
+        id: LoopId {
+            process: PidKey {
+                pid: Pid(7),
+                start_ns: 9,
+            },
+            tid: Tid(7),
+        },
+        slot: 0,
+        target: "litellm".into(),
+        exe: "python3".into(),
+        poller: "epoll_wait".into(),
+        plan: "fentry",
+        pod: None,
+    };
+    let told = StartupRace {
+        incident: IncidentId(3),
+        engine: EngineView {
+            pid: Pid(9),
+            exe: "http://user:secret@host/engine".into(),
+            generation: 2,
+        },
+        began: Mono(1_000_000),
+        lasted: Duration::from_secs(5),
+        refused: 50,
+        port: None,
+        startup: None,
+    };
+    let clock = Tied {
+        mono: Mono(0),
+        wall: Stamp(1_700_000_000_000_000),
+    };
+    let record = RaceRecord::new(IncidentId(1), &info, &told, Mono(5_001_000_000), clock);
+    let mut line = race(&record).unwrap();
+    assert_eq!(line.pop(), Some(b'\n'));
+    let text = String::from_utf8_lossy(&line).into_owned();
+    assert!(!text.contains("secret"), "{text}");
+    let Line::Race(found) = decode(&line).unwrap() else {
+        panic!("{text}");
+    };
+    assert_eq!((found.refused, found.lasted), (50, Duration::from_secs(5)));
+    assert_eq!((found.port, found.who.pid), (None, Pid(7)));
 }

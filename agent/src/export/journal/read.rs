@@ -12,6 +12,7 @@ use super::dir::{Dir, DirError, failed, file_name};
 use super::line::{Aggregate, Line, decode};
 use super::writer::Position;
 use crate::pipeline::IncidentId;
+use crate::pipeline::engines::record::RaceRecord;
 use crate::pipeline::record::{IncidentRecord, State};
 
 /// Longest line that is read: four times what is written.
@@ -33,6 +34,8 @@ pub struct Problem {
 pub struct Contents {
     /// The incidents, oldest first: the last word on each.
     pub incidents: BTreeMap<IncidentId, IncidentRecord>,
+    /// Startup races, oldest first.
+    pub races: BTreeMap<IncidentId, RaceRecord>,
     /// Counts of short stalls, oldest first.
     pub aggregates: Vec<Aggregate>,
     /// The run that writes at this moment: its open incidents last, those of others were never finished.
@@ -131,6 +134,9 @@ pub(super) fn from(
 impl Contents {
     fn take(&mut self, file: &Path, offset: u64, line: Result<Line, String>) {
         match line {
+            Ok(Line::Race(race)) => {
+                self.races.insert(race.incident, *race);
+            }
             Ok(Line::Aggregate(sum)) => self.aggregates.push(sum),
             Ok(Line::Incident(record)) => {
                 let name = record.incident;

@@ -18,6 +18,8 @@ use super::store::Store;
 use crate::export::clock;
 use crate::export::delivery::{Deliveries, Delivery, EventSink};
 use crate::pipeline::collect::{Collector, Step};
+use crate::pipeline::engines::record::RaceRecord;
+use crate::pipeline::engines::{EngineNews, News};
 use crate::pipeline::record::{InForce, IncidentRecord};
 use crate::pipeline::stamp::{Stamp, Tied};
 use crate::pipeline::{IncidentId, LoopInfo, Mono, Notice};
@@ -105,6 +107,13 @@ impl JournalSender {
                 | Notice::StallClosed { .. }
                 | Notice::Action { .. }
                 | Notice::Episode { .. }
+                | Notice::Engine {
+                    news: News {
+                        what: EngineNews::StartupRace(_),
+                        ..
+                    },
+                    ..
+                }
         );
         if wanted
             && let Err(TrySendError::Full(_)) =
@@ -160,6 +169,7 @@ impl Journal {
     pub fn start(setup: Setup, sender: JournalSender, inbox: JournalInbox) -> io::Result<Self> {
         let run = new_run();
         let mut worker = Worker {
+            run,
             in_force: setup.in_force,
             collector: Collector::new(run),
             keeper: Keeper::default(),
@@ -193,6 +203,7 @@ impl Journal {
 }
 
 struct Worker {
+    run: IncidentId,
     in_force: InForceOf,
     collector: Collector,
     keeper: Keeper,
@@ -274,6 +285,13 @@ impl Worker {
 
     fn notice(&mut self, notice: &Notice) {
         let clock = now();
+        if let Notice::Engine { info, news } = notice {
+            if let EngineNews::StartupRace(race) = &news.what {
+                let record = RaceRecord::new(self.run, info, race, news.at, clock);
+                self.store.write(line::race(&record), None);
+            }
+            return;
+        }
         let in_force = &self.in_force;
         match self.collector.take(notice, clock, |info| in_force(info)) {
             Step::Nothing => {}

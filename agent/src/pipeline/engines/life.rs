@@ -9,7 +9,7 @@ use crate::pipeline::event::{Connects, Listener, Peer, Place};
 use crate::pipeline::{IncidentId, Mono, Pid, PidKey};
 
 /// A process that lives for so long is an engine; one that ends before without ever having listened was asked for its version.
-const IS_ENGINE_AFTER: Duration = Duration::from_secs(1);
+const IS_ENGINE_AFTER: Duration = Duration::from_secs(5);
 /// Refusals from the first one on that are no more than a parent's way to see whether its engine listens.
 const RACE_AFTER: Duration = Duration::from_secs(1);
 /// Whoever ended and is not reaped within this time is a zombie.
@@ -70,6 +70,8 @@ struct Engine {
     /// Set once it is told of.
     generation: Option<u32>,
     listens: Option<Listens>,
+    /// Refused before it did.
+    refused: u64,
     accepts: Option<Mono>,
     ended: Option<Mono>,
 }
@@ -127,6 +129,7 @@ impl Engines {
             birth,
             generation: None,
             listens: None,
+            refused: 0,
             accepts: None,
             ended: None,
         });
@@ -160,6 +163,7 @@ impl Engines {
             .filter(|door| !known.contains(door))
             .collect();
         let refused = self.ledger.refused(door, &gap, spawned);
+        self.all[place].refused = refused.map_or(0, |refused| refused.count);
         news.push(News {
             at: listens.at,
             what: EngineNews::Listening {
@@ -393,7 +397,7 @@ impl Engines {
             .collect();
         let ready = self.ready(now).0;
         let told = self.ready.replace(ready);
-        if told.is_none_or(|told| told.name() != ready.name()) {
+        if !told.is_some_and(|told| ready.is_told_by(told)) {
             news.push(News {
                 at: now,
                 what: EngineNews::Ready(ready),
@@ -458,9 +462,10 @@ impl Engines {
                 },
             },
         };
+        let before = newest.map_or(0, |engine| engine.refused);
         let refused = self
             .counts
-            .then(|| refused.map_or(0, |refused| refused.count));
+            .then(|| refused.map_or(0, |refused| refused.count) + before);
         let ready = until.at(now, refused);
         let limit = until.limit.filter(|limit| *limit > now);
         (ready, limit)

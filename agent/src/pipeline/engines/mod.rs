@@ -6,6 +6,7 @@
 mod ledger;
 mod life;
 mod ready;
+pub mod record;
 #[cfg(test)]
 mod tests;
 

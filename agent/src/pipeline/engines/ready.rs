@@ -37,6 +37,17 @@ impl EngineReady {
     }
 }
 
+impl EngineReady {
+    /// Whether this is no more than was told: the state, and what was refused in it.
+    pub(super) fn is_told_by(self, told: Self) -> bool {
+        let refused = |ready| match ready {
+            Self::Starting { refused, .. } => refused,
+            Self::Accepts | Self::Unknown => None,
+        };
+        self.name() == told.name() && refused(self) == refused(told)
+    }
+}
+
 /// Starting until then, and not known after.
 pub(super) struct Until {
     pub(super) since: Mono,

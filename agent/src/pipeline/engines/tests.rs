@@ -123,6 +123,12 @@ fn an_engine_is_told_from_its_start_to_its_end() {
     assert_eq!(names(&engines.look(ms(100))), ["starting"]);
     let took = engines.counted(&[count(80, V4, (3, 0), (110, 310))], ms(400));
     assert_eq!(took, None, "nobody's port yet");
+    let news = engines.look(ms(400));
+    let refused = Some(3);
+    let since = ms(100);
+    let starting = EngineNews::Ready(EngineReady::Starting { since, refused });
+    assert_eq!(news.last().map(|news| &news.what), Some(&starting));
+    assert_eq!(engines.look(ms(401)), []);
     let news = engines.listens(key(8), listens(400, 80), ID);
     let expected = ["spawned 1", "listening Some(300) Some(3)", "0 ok 3 refused"];
     assert_eq!(names(&news), expected);
@@ -248,8 +254,8 @@ fn who_is_asked_for_its_version_is_no_generation() {
     let news = names(&engines.ended(key(9), ending(210, Why::Crashed, 256), ID));
     assert_eq!(news, ["spawned 1", "crashed Some(256)"]);
     engines.born(birth(10, 300));
-    assert_eq!(engines.due(ms(400)), Some(ms(1300)));
-    assert_eq!(names(&engines.look(ms(1300))), ["spawned 2"]);
+    assert_eq!(engines.due(ms(400)), Some(ms(5300)));
+    assert_eq!(names(&engines.look(ms(5300))), ["spawned 2"]);
 }
 
 #[test]
@@ -356,9 +362,9 @@ fn readiness_says_when_it_is_to_be_looked_at_again() {
     let mut engines = engines();
     assert_eq!(engines.due(ms(0)), Some(ms(60_000)));
     engines.born(birth(8, 100));
-    assert_eq!(engines.due(ms(100)), Some(ms(1_100)));
-    engines.look(ms(1_100));
-    assert_eq!(engines.due(ms(1_100)), Some(ms(60_100)));
+    assert_eq!(engines.due(ms(100)), Some(ms(5_100)));
+    engines.look(ms(5_100));
+    assert_eq!(engines.due(ms(5_100)), Some(ms(60_100)));
     assert_eq!(running(8, 100, 80).due(ms(200)), None);
 }
 

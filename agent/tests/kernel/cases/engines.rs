@@ -11,8 +11,14 @@ use crate::harness::victim::Victim;
 use crate::harness::watch::Options;
 use crate::harness::{ENGINE, SHELL, alive, program, slowness};
 
-/// An engine may not be told of before it has lived for a second, which a startup race takes too.
+/// A startup race takes a second.
 const LATE_MS: u64 = 1500;
+
+/// The client of an engine must have some time to be refused in.
+fn late_ms() -> u64 {
+    LATE_MS * u64::from(slowness())
+}
+
 const KNOCK_MS: u64 = 20;
 const NAMED: [&str; 2] = ["--engine", "query-engine-*"];
 
@@ -98,7 +104,7 @@ fn late(kind: &str, program: &str) -> Result<()> {
     let (mut scene, port) = start(&NAMED)?;
     // The loop is older than the agent: it may have an engine that was not seen.
     ready(&mut scene, "unknown")?;
-    let kind = format!("{kind}-{port}-{LATE_MS}");
+    let kind = format!("{kind}-{port}-{}", late_ms());
     scene.victim.spawn("engine", &kind, program)?;
     let truth = Startup::of(&mut scene.victim, &port, "once")?;
     ensure!(truth.refused > 0, "the engine was not late");
@@ -143,7 +149,7 @@ fn the_same_port() -> Result<()> {
     scene.victim.wait_for("first", "wait4")?;
     scene.victim.answer("waited")?;
     ready(&mut scene, "starting")?;
-    let kind = format!("late-{port}-{LATE_MS}");
+    let kind = format!("late-{port}-{}", late_ms());
     scene.victim.spawn("second", &kind, ENGINE)?;
     let truth = Startup::of(&mut scene.victim, &port, "once")?;
     let race = scene.line("startup_race")?;
