@@ -1,5 +1,7 @@
 //! The risk that the kubelet kills a loop's container: looked at when it can have changed, told when it has.
 
+use std::collections::BTreeSet;
+
 use super::look::away_since;
 use super::loops::Loop;
 use super::probed::Probed;
@@ -84,10 +86,11 @@ impl Sentinel {
         }
         let mut ports = Vec::new();
         for (listener, _) in self.probed.probes_of(pid) {
-            let others = self.probed.others(pid, listener);
+            // Nobody is asked about while the loop itself polls.
+            let others = own.and_then(|_| self.probed.others(pid, listener));
             let away = others.and_then(|others| {
-                let others = others.iter().filter_map(|other| self.away_of(*other, now));
-                sharing::away(own, others)
+                let others = others.into_iter().collect();
+                sharing::away(own, self.aways_of(&others, now))
             });
             ports.push((listener, away));
         }
@@ -100,13 +103,11 @@ impl Sentinel {
         Standing { away, ports }
     }
 
-    /// Since when all loops of a process are away; nothing of a process without loops.
-    fn away_of(&self, pid: Pid, now: Mono) -> Option<Option<Mono>> {
-        let loops = self.loops.values();
-        let own = loops.filter(|watched| watched.id.process.pid == pid && watched.info.is_some());
-        let mut aways = own.map(|watched| away(watched, now));
-        let first = aways.next()?;
-        Some(sharing::away(first, aways))
+    /// Since when each loop of these processes is away, if it is.
+    fn aways_of(&self, pids: &BTreeSet<Pid>, now: Mono) -> impl Iterator<Item = Option<Mono>> {
+        let loops = self.loops.values().filter(|watched| watched.info.is_some());
+        let theirs = loops.filter(|watched| pids.contains(&watched.id.process.pid));
+        theirs.map(move |watched| away(watched, now))
     }
 }
 

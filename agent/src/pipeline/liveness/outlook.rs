@@ -238,12 +238,12 @@ impl Follower {
         let spec = self.spec();
         let ports = situation.ports.iter();
         // Where others answer, what fails is what has failed or waits already.
-        let seen = ports.filter_map(|port| match port.away {
-            Some(_) => port.probes.earliest(now, port.away),
-            None => {
-                let failing = port.probes.forecast(now, None).failing()?;
-                failing.decision.map(|window| window.earliest)
+        let seen = ports.filter_map(|port| {
+            if port.away.is_some() {
+                return port.probes.earliest(now, port.away);
             }
+            let failing = port.probes.forecast(now, None).failing()?;
+            failing.decision.map(|window| window.earliest)
         });
         let decision = seen.min().or_else(|| {
             let away = situation.away.filter(|_| spec.of_pod)?;

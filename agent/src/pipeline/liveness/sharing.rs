@@ -34,10 +34,10 @@ pub fn others(own: Pid, holders: &[(Pid, Hold)]) -> Option<Vec<Pid>> {
 /// Since when nobody answers at a port: since the last of them left. `others` is since when each other one is away, if it is.
 #[must_use]
 pub fn away(own: Option<Mono>, others: impl IntoIterator<Item = Option<Mono>>) -> Option<Mono> {
-    others.into_iter().fold(own, |all, other| {
-        let (all, other) = (all?, other?);
-        Some(all.max(other))
-    })
+    // The first one that is there is enough: this is asked at every tick.
+    others
+        .into_iter()
+        .try_fold(own?, |all, other| other.map(|other| all.max(other)))
 }
 
 #[cfg(test)]
@@ -51,7 +51,8 @@ mod tests {
     #[test]
     fn who_accepts_counts_before_who_only_holds_the_socket() {
         use Hold::{Holds, Named, Polls};
-        let table: [(&[(Pid, Hold)], Option<&[Pid]>); 7] = [
+        type Row = (&'static [(Pid, Hold)], Option<&'static [Pid]>);
+        let table: [Row; 7] = [
             (&[], Some(&[])),
             (&[(A, Polls)], Some(&[])),
             (&[(A, Polls), (B, Polls)], Some(&[B])),
