@@ -130,10 +130,8 @@ fn lines(
         }
         match decode(line.trim_ascii_end()) {
             Ok(Line::Incident(record)) => take(records, &record),
-            // Counts of short stalls hold nothing to replay.
-            // Nothing was decided about these.
-            Ok(Line::Race(_)) => {}
-            Ok(Line::Aggregate(_)) => {}
+            // Counts of short stalls hold nothing to replay, and about a startup race nothing was decided.
+            Ok(Line::Race(_) | Line::Aggregate(_)) => {}
             Err(why) => found.skip(place(), why),
         }
     }

@@ -36,7 +36,7 @@ fn begin(instruments: &mut Instruments, group: GroupId, sees_connections: bool, 
 
 impl Instruments {
     /// Whether the watched processes of targets with engines have one that accepts.
-    pub fn engines_ready(&self) -> Vec<Readiness> {
+    pub(in crate::export) fn engines_ready(&self) -> Vec<Readiness> {
         let of = |(key, process): (&ProcessKey, &Process)| {
             let state = process.engines.as_ref()?;
             Some(Readiness {

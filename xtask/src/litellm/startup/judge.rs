@@ -32,12 +32,14 @@ struct Both {
 impl Both {
     fn of(seen: &Seen) -> Self {
         let moment = |event: &str| {
-            let found = seen
+            let mut found = seen
                 .moments
                 .iter()
                 .filter(|moment| moment["event"] == event);
             // The client asks an engine for its version first, which writes nothing.
-            found.last().and_then(|moment| moment["unix_us"].as_i64())
+            found
+                .next_back()
+                .and_then(|moment| moment["unix_us"].as_i64())
         };
         let started = moment("started");
         let since = |event: &str| Some(millis(moment(event)? - started?));
@@ -191,6 +193,8 @@ mod tests {
         }
     }
 
+    type Spoil = fn(&mut Seen);
+
     fn failures(seen: &Seen) -> usize {
         of(seen).iter().filter(|check| !check.passed).count()
     }
@@ -198,7 +202,6 @@ mod tests {
     #[test]
     fn a_good_run_passes_and_each_criterion_can_fail() {
         assert_eq!(failures(&seen()), 0, "{:?}", of(&seen()));
-        type Spoil = fn(&mut Seen);
         let cases: [(&str, Spoil, usize); 7] = [
             ("lost", |seen| seen.lines.push(json!({"type": "lost"})), 1),
             ("a count", |seen| seen.lines[1]["refused"] = json!(4), 1),
