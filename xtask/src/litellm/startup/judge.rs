@@ -193,6 +193,8 @@ mod tests {
         }
     }
 
+    type Spoil = fn(&mut Seen);
+
     fn failures(seen: &Seen) -> usize {
         of(seen).iter().filter(|check| !check.passed).count()
     }
@@ -200,7 +202,6 @@ mod tests {
     #[test]
     fn a_good_run_passes_and_each_criterion_can_fail() {
         assert_eq!(failures(&seen()), 0, "{:?}", of(&seen()));
-        type Spoil = fn(&mut Seen);
         let cases: [(&str, Spoil, usize); 7] = [
             ("lost", |seen| seen.lines.push(json!({"type": "lost"})), 1),
             ("a count", |seen| seen.lines[1]["refused"] = json!(4), 1),
