@@ -358,6 +358,18 @@ fn a_probe_that_still_waits_is_not_taken_for_over() {
     assert!(wrong.is_empty(), "{wrong:?}");
 }
 
+/// Where each probe follows its predecessor a kubelet takes a moment between them, some 40 ms: half of that is expected.
+#[test]
+fn what_a_kubelet_takes_between_probes_does_not_add_up() {
+    let life = for_good(spec(1, 1, 9), 300);
+    let (sights, kill) = probes_of(&life, Mono(180_000 * MS), &[0]);
+    let off = compare(&life, &sights, kill.expect("the stall does not end"));
+    assert!(
+        off.told > 0 && off.early < 0.25 && off.late < 0.05,
+        "{off:?}"
+    );
+}
+
 /// A probe that nobody saw has failed like those before and after it.
 #[test]
 fn a_probe_that_was_not_seen_is_counted() {
