@@ -12,10 +12,12 @@ use crate::sys;
 /// More tries than any test waits for.
 const MOST_TRIES: u64 = 100_000;
 
-/// Listens after so many milliseconds. Each client gets two moments for a byte: when it began to listen, and when it accepted first.
+/// Listens after so many milliseconds. Each client gets three moments for a byte: before and after it began to listen, and when it
+/// accepted first.
 pub(super) fn listens(port: u16, after_ms: u64) -> Result<()> {
     answer("ready");
     std::thread::sleep(Duration::from_millis(after_ms));
+    let before = sys::mono_ns();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).context("the port is taken")?;
     let listened = sys::mono_ns();
     let mut accepted = None;
@@ -25,8 +27,8 @@ pub(super) fn listens(port: u16, after_ms: u64) -> Result<()> {
         std::thread::spawn(move || {
             let mut byte = [0];
             while client.read_exact(&mut byte).is_ok() {
-                let both = [listened.to_ne_bytes(), accepted.to_ne_bytes()].concat();
-                if client.write_all(&both).is_err() {
+                let moments = [before, listened, accepted].map(u64::to_ne_bytes).concat();
+                if client.write_all(&moments).is_err() {
                     return;
                 }
             }
@@ -48,27 +50,31 @@ pub(super) fn obey(words: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Connects again and again until somebody answers, as a client of an engine does; then says how often it was refused, and both
-/// moments. With `hold` the connection stays.
+/// Connects again and again until somebody answers, as a client of an engine does; then says how often it was refused, the
+/// engine's moments, and when it had them. With `hold` the connection stays.
 fn knock(port: u16, every_ms: u64, hold: bool) {
     std::thread::spawn(move || {
         let mut refused: u64 = 0;
         while refused < MOST_TRIES {
             match TcpStream::connect((Ipv4Addr::LOCALHOST, port)) {
                 Ok(mut engine) => {
-                    let mut both = [0; 16];
+                    let mut moments = [0; 24];
                     let asked = engine
                         .write_all(b"1")
-                        .and_then(|()| engine.read_exact(&mut both));
+                        .and_then(|()| engine.read_exact(&mut moments));
                     let moment =
-                        |at: usize| both[at..at + 8].try_into().map_or(0, u64::from_ne_bytes);
+                        |at: usize| moments[at..at + 8].try_into().map_or(0, u64::from_ne_bytes);
+                    let answered = sys::mono_ns();
                     if let Err(error) = asked {
                         return answer(&format!("knocked in vain: {error}"));
                     }
                     if hold {
                         std::mem::forget(engine);
                     }
-                    return answer(&format!("knocked {refused} {} {}", moment(0), moment(8)));
+                    let (before, listened, accepted) = (moment(0), moment(8), moment(16));
+                    return answer(&format!(
+                        "knocked {refused} {before} {listened} {accepted} {answered}"
+                    ));
                 }
                 Err(error) if error.kind() == ErrorKind::ConnectionRefused => refused += 1,
                 Err(error) => return answer(&format!("knocked in vain: {error}")),
