@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use crate::config::ApiUse;
-use crate::config::{Config, Kubernetes};
+use crate::config::{ApiUse, Config, Kubernetes};
 use crate::export::journal::{InForceOf, JournalSender};
+use crate::kernel::clock;
 use crate::kube::{self, EventSender, Kube};
+use crate::pipeline::Mono;
 use crate::pipeline::liveness::Container;
 use crate::pipeline::pod::{PodEvent, Pods};
 use crate::rescue::Remote;
@@ -27,6 +29,7 @@ struct State {
     events: Option<EventSender>,
     /// What was told of annotations.
     told: BTreeSet<Complaint>,
+    logged: PerMinute,
     /// What was told of containers, by id.
     probes: HashMap<String, Arc<Container>>,
 }
@@ -48,6 +51,7 @@ impl Rulebook {
             followers: None,
             events: None,
             told: BTreeSet::new(),
+            logged: PerMinute::default(),
             probes: HashMap::new(),
         };
         Arc::new(Self {
@@ -121,7 +125,10 @@ impl State {
                 log::warn!("{}", complaint.text);
                 continue;
             };
-            log::warn!("pod {pod}: {}", complaint.text);
+            // Whoever may annotate a pod chooses these words, and how often they change.
+            if self.logged.admits(clock::now()) {
+                log::warn!("pod {pod}: {}", complaint.text);
+            }
             if let Some(events) = &self.events {
                 events.send(PodEvent {
                     pod: pod.clone(),
@@ -163,6 +170,32 @@ impl State {
     }
 }
 
+/// Complaints that are logged in a minute; each is an Event on its pod, too.
+const LOGGED: u32 = 60;
+
+/// Counts what is logged.
+#[derive(Debug, Default)]
+struct PerMinute {
+    since: Mono,
+    count: u32,
+}
+
+impl PerMinute {
+    fn admits(&mut self, now: Mono) -> bool {
+        if now.since(self.since) >= Duration::from_mins(1) {
+            *self = Self {
+                since: now,
+                count: 0,
+            };
+        }
+        self.count = self.count.saturating_add(1);
+        if self.count == LOGGED + 1 {
+            log::warn!("more about annotations of pods is not logged in this minute");
+        }
+        self.count <= LOGGED
+    }
+}
+
 /// How the configuration wants the Kubernetes API to be used; nothing if not at all.
 pub(super) fn kube_settings(kubernetes: &Kubernetes) -> Option<kube::Settings> {
     let is_reachable = kubernetes.kubeconfig.is_some() || Kube::is_in_pod();
@@ -182,4 +215,19 @@ fn node_name() -> String {
         let name = rustix::system::uname();
         name.nodename().to_string_lossy().to_lowercase()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_are_logged_in_a_minute_and_then_again() {
+        let mut logged = PerMinute::default();
+        let start = Mono(3_600_000_000_000);
+        let count = |logged: &mut PerMinute, at| (0..1000).filter(|_| logged.admits(at)).count();
+        assert_eq!(count(&mut logged, start), 60);
+        assert_eq!(count(&mut logged, start.plus(Duration::from_secs(59))), 0);
+        assert_eq!(count(&mut logged, start.plus(Duration::from_mins(1))), 60);
+    }
 }
