@@ -83,9 +83,9 @@ fn rises_and_is_over() -> Result<()> {
 }
 
 /// A probe that is later than that may be taken for another one.
-const HELD_UP_MS: u64 = 50;
+pub(super) const HELD_UP_MS: u64 = 50;
 /// Kubelets that a busy machine may hold up before one is not.
-const KUBELETS: u32 = 10;
+pub(super) const KUBELETS: u32 = 10;
 
 /// A loop with a port, and how it is probed.
 struct Probed {
