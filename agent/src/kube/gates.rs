@@ -24,7 +24,7 @@ use crate::pipeline::pod::{Pod, Pods};
 use crate::pipeline::{Mono, PidKey};
 
 /// Facts that wait to be looked at.
-const QUEUE: usize = 1024;
+const QUEUE: usize = 8192;
 /// So often all gates are looked at, whatever happens: a condition may have been changed by somebody else.
 const AGAIN: Duration = Duration::from_secs(10);
 /// A condition that was written is in the next picture of the pods by then.
@@ -71,9 +71,10 @@ impl GateSender {
     }
 
     fn send(&self, fact: Fact) {
-        // A full queue means that the writer hangs in the API's time limits; the next change is told again.
-        if self.0.try_send(fact).is_err() {
-            log::debug!("a fact about an engine found no room");
+        if let Err(error) = self.0.try_send(fact) {
+            log::error!(
+                "news of an engine found no room among {QUEUE} that wait to be told on pods ({error}): a condition engine-ready may be old until the engine's next change"
+            );
         }
     }
 }

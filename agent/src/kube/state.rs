@@ -1,6 +1,6 @@
 //! Putting what is followed together to one picture of the node, and passing it on when it has changed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,11 +18,18 @@ const SETTLES: Duration = Duration::from_millis(100);
 /// So often a new picture is passed on: each makes new rules.
 const AT_MOST_EVERY: Duration = Duration::from_secs(1);
 
+/// Pods that the API has no more are remembered so long; their processes are to end within their grace.
+const KEPT: Duration = Duration::from_mins(10);
+/// So many of them.
+const MOST_GONE: usize = 1024;
+
 /// What is known.
 #[derive(Debug, Default)]
 struct State {
     /// By uid; `None` before the first list.
     pods: Option<HashMap<String, Arc<Pod>>>,
+    /// Those that the API has no more, and since when.
+    gone: VecDeque<(Instant, Arc<Pod>)>,
     namespaces: Option<BTreeMap<String, BTreeMap<String, String>>>,
     node: Option<BTreeMap<String, String>>,
 }
@@ -33,7 +40,16 @@ impl State {
             Change::Pods(pods) => {
                 let read = pods.iter().filter_map(|pod| read::pod(pod, clock));
                 let read = read.map(|pod| (pod.uid.clone(), Arc::new(pod)));
-                self.pods = Some(read.collect());
+                let before = self.pods.replace(read.collect());
+                let listed = self.pods.as_ref();
+                let gone = before
+                    .into_iter()
+                    .flatten()
+                    .filter(|(uid, _)| listed.is_some_and(|listed| !listed.contains_key(uid)));
+                let gone: Vec<Arc<Pod>> = gone.map(|(_, pod)| pod).collect();
+                for pod in gone {
+                    self.leave(pod);
+                }
             }
             Change::Pod(pod) => {
                 if let Some(pod) = read::pod(&pod, clock) {
@@ -43,8 +59,9 @@ impl State {
             }
             Change::PodGone(pod) => {
                 let uid = pod.metadata.uid.as_ref();
-                if let Some((pods, uid)) = self.pods.as_mut().zip(uid) {
-                    pods.remove(uid);
+                let known = self.pods.as_mut().zip(uid);
+                if let Some(gone) = known.and_then(|(pods, uid)| pods.remove(uid)) {
+                    self.leave(gone);
                 }
             }
             Change::Namespaces(all) => self.namespaces = Some(all),
@@ -64,9 +81,27 @@ impl State {
         }
     }
 
+    /// The API forgets a pod that is deleted by force while its processes still run: what it asked for holds until they are gone.
+    fn leave(&mut self, pod: Arc<Pod>) {
+        self.gone.push_back((Instant::now(), pod));
+        if self.gone.len() > MOST_GONE {
+            self.gone.pop_front();
+        }
+    }
+
     /// The picture, once all of it is known: a pod must not be given for a moment what its namespace withholds.
     fn picture(&self) -> Option<Pods> {
-        let mut pods = Pods::new(self.pods.as_ref()?.values().cloned());
+        let listed = self.pods.as_ref()?;
+        // A static pod comes back under another uid, and is the same in cgroup paths.
+        let is_back = |gone: &Pod| listed.values().any(|pod| pod.cgroup_uid == gone.cgroup_uid);
+        let mut gone: HashMap<&str, &Arc<Pod>> = HashMap::new();
+        for (since, pod) in &self.gone {
+            if since.elapsed() < KEPT && !is_back(pod) {
+                gone.insert(&pod.cgroup_uid, pod);
+            }
+        }
+        let all = listed.values().chain(gone.into_values());
+        let mut pods = Pods::new(all.cloned());
         pods.namespaces.clone_from(self.namespaces.as_ref()?);
         pods.node.clone_from(self.node.as_ref()?);
         Some(pods)
@@ -92,7 +127,7 @@ pub(super) async fn gather(
         let Some(picture) = state.picture() else {
             continue;
         };
-        health.knows(picture.len());
+        health.knows(state.pods.as_ref().map_or(0, HashMap::len));
         if told.as_deref() != Some(&picture) {
             let picture = Arc::new(picture);
             told = Some(picture.clone());
@@ -177,19 +212,79 @@ mod tests {
         assert_eq!(names(&state), Some(vec!["a".into()]));
     }
 
+    fn listed(state: &State) -> Vec<String> {
+        let mut names: Vec<_> = state
+            .pods
+            .iter()
+            .flatten()
+            .map(|(_, pod)| pod.name.clone())
+            .collect();
+        names.sort();
+        names
+    }
+
     #[test]
     fn a_new_list_forgets_what_is_not_in_it() {
         let mut state = state(vec![
-            Change::Unknown(Feature::Namespaces),
-            Change::Unknown(Feature::Node),
             Change::Pods(vec![pod("u1", "a"), pod("u2", "b")]),
             Change::Pod(Box::new(pod("u3", "c"))),
             Change::PodGone(Box::new(pod("u1", "a"))),
         ]);
-        assert_eq!(names(&state), Some(vec!["b".into(), "c".into()]));
+        assert_eq!(listed(&state), ["b", "c"]);
         // Deleted and made anew meanwhile: the late news of the old one's end is not the new one's.
         state.take(Change::Pods(vec![pod("u4", "b")]), CLOCK);
         state.take(Change::PodGone(Box::new(pod("u2", "b"))), CLOCK);
-        assert_eq!(names(&state), Some(vec!["b".into()]));
+        assert_eq!(listed(&state), ["b"]);
+    }
+
+    #[test]
+    fn what_a_pod_asked_for_outlives_it() {
+        let mut asks = pod("u1", "a");
+        asks.metadata.annotations = Some(BTreeMap::from([(
+            "loopwarden.dev/mode".to_owned(),
+            "observe".to_owned(),
+        )]));
+        let of = |uid: &str| crate::pipeline::place::Seat {
+            uid: Some(uid.into()),
+            container: "c".into(),
+        };
+        for gone in [
+            Change::PodGone(Box::new(asks.clone())),
+            Change::Pods(Vec::new()),
+        ] {
+            let state = state(vec![
+                Change::Unknown(Feature::Namespaces),
+                Change::Unknown(Feature::Node),
+                Change::Pods(vec![asks.clone()]),
+                gone,
+            ]);
+            let found = state.picture().unwrap().find(&of("u1")).unwrap();
+            assert_eq!(found.pod.annotations["mode"], "observe");
+        }
+    }
+
+    #[test]
+    fn a_static_pod_that_comes_back_is_not_two() {
+        let hash = "0a1b2c3d4e5f60718293a4b5c6d7e8f9";
+        let mirror = |uid: &str| {
+            let mut pod = pod(uid, "static");
+            let annotations = ["kubernetes.io/config.mirror", "kubernetes.io/config.hash"];
+            let annotations = annotations.map(|key| (key.to_owned(), hash.to_owned()));
+            pod.metadata.annotations = Some(annotations.into());
+            pod
+        };
+        let state = state(vec![
+            Change::Unknown(Feature::Namespaces),
+            Change::Unknown(Feature::Node),
+            Change::Pods(vec![mirror("u1")]),
+            Change::PodGone(Box::new(mirror("u1"))),
+            Change::Pod(Box::new(mirror("u2"))),
+        ]);
+        let seat = crate::pipeline::place::Seat {
+            uid: Some(hash.into()),
+            container: "c".into(),
+        };
+        let found = state.picture().unwrap().find(&seat).unwrap();
+        assert_eq!(found.pod.uid, "u2");
     }
 }

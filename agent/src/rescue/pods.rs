@@ -37,7 +37,8 @@ impl Sentinel {
         let Some(process) = self.family.get_mut(pid) else {
             return;
         };
-        if process.seat == place.seat {
+        // Who is ending shows no cgroup of its own any more. It stays in its pod, and what that asked for holds to the end.
+        if process.seat == place.seat || place.seat.is_none() {
             return;
         }
         process.seat.clone_from(&place.seat);
