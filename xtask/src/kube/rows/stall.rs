@@ -9,6 +9,10 @@ use crate::kube::kubelet_log::{Event, Kind};
 pub(super) const EXACT_S: f64 = 0.3;
 /// The first answered probe ends the risk within that; where another probe has the same rhythm, the next of both, within a period.
 const NONE_S: f64 = 0.5;
+/// The kubelet keeps its rhythm within that. Where the machine held it up for longer, nobody could tell the decision beforehand.
+const RHYTHM_S: f64 = 0.2;
+/// By so much each probe takes longer than its time-out; it counts where the next one begins at once.
+const GIVING_UP_S: f64 = 0.05;
 
 /// One stall of one pod.
 #[derive(Debug)]
@@ -18,7 +22,10 @@ pub(super) struct Stall {
     decides: Option<bool>,
     pub(super) start: f64,
     pub(super) failures: Vec<f64>,
+    /// The probe failed that reached the threshold.
     pub(super) decision: Option<f64>,
+    /// The kubelet's worker for this pod acted on it.
+    acted: Option<f64>,
     /// The first answer after the last failure.
     answered: Option<f64>,
     pub(super) told: Vec<Told>,
@@ -49,16 +56,18 @@ impl Stall {
             let moments = events.iter().filter(move |event| event.kind == kind);
             moments.map(|event| event.at).filter(|at| during(*at))
         };
-        let decision = of(Kind::Decided).next();
+        let acted = of(Kind::Decided).next();
         // An answer in between resets the kubelet's count: the last run of failures is the one that counts.
-        let before = decision.unwrap_or(end);
+        let before = acted.unwrap_or(end);
         let reset = of(Kind::Answered)
             .rfind(|at| *at < before)
-            .filter(|_| decision.is_some())
+            .filter(|_| acted.is_some())
             .unwrap_or(start);
         let failures: Vec<f64> = of(Kind::Failed)
             .filter(|at| reset < *at && *at <= before)
             .collect();
+        // After it the kubelet does not probe until the container is another one.
+        let decision = acted.and(failures.last().copied());
         let told: Vec<Told> = lines
             .iter()
             .filter(|line| line["type"] == "risk")
@@ -74,6 +83,7 @@ impl Stall {
             start,
             failures,
             decision,
+            acted,
             answered,
             told,
         }
@@ -83,6 +93,19 @@ impl Stall {
     pub(super) fn is_as_planned(&self) -> bool {
         self.decides
             .is_none_or(|decides| decides == self.decision.is_some())
+    }
+
+    /// How long the kubelet took to act on its decision.
+    pub(super) fn lag(&self) -> Option<f64> {
+        Some(self.acted? - self.decision?)
+    }
+
+    /// By how much the kubelet itself was late, from the first counted failure to its decision, if that is too much for any forecast.
+    pub(super) fn held_up(&self) -> Option<f64> {
+        let (first, decision) = (self.failures.first()?, self.decision?);
+        let apart = f64::from(self.probe.period).max(f64::from(self.probe.timeout) + GIVING_UP_S);
+        let late = decision - first - f64::from(self.probe.failures - 1) * apart;
+        (late > RHYTHM_S).then_some(late)
     }
 
     /// How far off the told decisions are; a line that tells none is off by any measure.
