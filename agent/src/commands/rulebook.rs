@@ -1,6 +1,6 @@
 //! The rules in force: made anew when the configuration or the pods change, and handed to everybody who goes by them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +9,6 @@ use crate::export::journal::{InForceOf, JournalSender};
 use crate::kernel::clock;
 use crate::kube::{self, EventSender, Kube};
 use crate::pipeline::Mono;
-use crate::pipeline::liveness::Container;
 use crate::pipeline::pod::{PodEvent, Pods};
 use crate::rescue::Remote;
 use crate::wiring::{Complaint, Rules, journal_of};
@@ -30,8 +29,6 @@ struct State {
     /// What was told of annotations.
     told: BTreeSet<Complaint>,
     logged: PerMinute,
-    /// What was told of containers, by id.
-    probes: HashMap<String, Arc<Container>>,
 }
 
 /// Who goes by the rules.
@@ -52,7 +49,6 @@ impl Rulebook {
             events: None,
             told: BTreeSet::new(),
             logged: PerMinute::default(),
-            probes: HashMap::new(),
         };
         Arc::new(Self {
             state: Mutex::new(state),
@@ -114,7 +110,6 @@ impl State {
         followers.journal.reload(journal_of(&self.config), in_force);
         let settings = self.rules.settings(true);
         followers.remote.reload(settings, self.rules.clone());
-        self.tell_probes();
     }
 
     /// Says what is wrong with annotations, each once.
@@ -140,33 +135,6 @@ impl State {
             }
         }
         self.told = now;
-    }
-
-    /// Tells what is new of containers.
-    fn tell_probes(&mut self) {
-        let Some(followers) = &self.followers else {
-            return;
-        };
-        let mut now = HashMap::new();
-        for pod in self.pods.iter() {
-            for container in &pod.containers {
-                let Some(id) = &container.id else { continue };
-                let known = self
-                    .probes
-                    .get(id)
-                    .filter(|known| ***known == container.life);
-                let life = known.cloned().unwrap_or_else(|| {
-                    let life = Arc::new(container.life.clone());
-                    followers.remote.set_probes(id.clone(), Some(life.clone()));
-                    life
-                });
-                now.insert(id.clone(), life);
-            }
-        }
-        for gone in self.probes.keys().filter(|id| !now.contains_key(*id)) {
-            followers.remote.set_probes(gone.clone(), None);
-        }
-        self.probes = now;
     }
 }
 

@@ -1,7 +1,6 @@
 //! The ports of loops whose probe is known, and who connects to them.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::loops::Loop;
@@ -10,9 +9,11 @@ use crate::kernel::{KernelError, clock};
 use crate::pipeline::event::{KernelEvent, Listener, ProbeEnd};
 use crate::pipeline::liveness::sharing::{self, Hold};
 use crate::pipeline::liveness::{Client, Container, ProbeSpec, Probes, Threat};
+use crate::pipeline::place::Seat;
+use crate::pipeline::pod::Found;
 use crate::pipeline::{Mono, Pid, Tid};
 use crate::proc;
-use crate::target::scout::Question;
+use crate::target::scout::{Matching, Question};
 
 /// Where a process listens is asked again after this, and then more and more rarely: the tables of a node are long.
 const ASK_AFTER: Duration = Duration::from_secs(5);
@@ -24,8 +25,6 @@ const MOST_PORTS: usize = 32;
 const MOST_PARKED: usize = 1024;
 /// … and for so long: a container that ends again and again is started after 5 minutes (`CrashLoopBackOff`).
 const PARKED_FOR: Duration = Duration::from_mins(10);
-/// Containers of a node whose pods are known; a kubelet has some hundred pods.
-const MOST_CONTAINERS: usize = 8192;
 
 /// Which process listens where, and what is known of the probes there.
 #[derive(Debug, Default)]
@@ -36,8 +35,6 @@ pub(super) struct Probed {
     probes: HashMap<Listener, Probes>,
     /// Those of ports where nobody listens any more, and since when: the next container of the pod is probed in the same phase.
     parked: HashMap<Listener, (Probes, Mono)>,
-    /// What their pods say of containers, by id.
-    containers: HashMap<String, Arc<Container>>,
     /// When to ask next where a process listens, and how long after the last time that is.
     asks: HashMap<Pid, (Mono, Duration)>,
     /// Connections cannot be seen here, and that was told.
@@ -92,25 +89,13 @@ impl Probed {
 }
 
 impl Sentinel {
-    /// A container's pod says this of its probes; `None` if it is gone, or nobody knows.
-    pub(super) fn set_probes(&mut self, id: &str, container: Option<Arc<Container>>) {
-        let containers = &mut self.probed.containers;
-        match container {
-            None => {
-                containers.remove(id);
-            }
-            Some(_) if containers.len() >= MOST_CONTAINERS && !containers.contains_key(id) => {
-                log::warn!(
-                    "the probes of container {id} are taken from the configuration: those of {MOST_CONTAINERS} containers are known already"
-                );
-                return;
-            }
-            Some(container) => {
-                containers.insert(id.to_owned(), container);
-            }
-        }
-        let now = clock::now();
-        let concerned = |watched: &&Loop| self.container_of(watched.id.process.pid) == Some(id);
+    /// Of a loop whose pod tells something else of its container than by the rules before, the risk is another at once.
+    pub(super) fn follow_containers(&mut self, before: &dyn Matching, now: Mono) {
+        let concerned = |watched: &&Loop| {
+            let process = self.family.get(watched.id.process.pid);
+            let seat = process.and_then(|process| process.seat.as_ref());
+            seat.is_some_and(|seat| life_in(before, seat) != life_in(&*self.rules, seat))
+        };
         let loops = self.loops.values().filter(concerned);
         for tid in loops.map(|watched| watched.id.tid).collect::<Vec<_>>() {
             self.follow_risk(tid, now);
@@ -119,24 +104,21 @@ impl Sentinel {
         self.due = self.due.min(now);
     }
 
-    /// The pod's container, as the kubelet placed it: what that makes below itself can be named like another.
-    fn container_of(&self, pid: Pid) -> Option<&str> {
-        let seat = self.family.get(pid)?.seat.as_ref()?;
-        Some(&seat.container)
-    }
-
     /// The probe that a stall of a process lets fail, and its port where that is known: what its pod says, and only where no pod
     /// tells what the configuration does.
     pub(super) fn probe_of(&self, pid: Pid, target: usize) -> Option<(ProbeSpec, Option<u16>)> {
         let target = self.settings.targets.get(target)?;
-        let container = self
-            .container_of(pid)
-            .and_then(|id| self.probed.containers.get(id));
-        let Some(container) = container else {
+        let seat = self
+            .family
+            .get(pid)
+            .and_then(|process| process.seat.as_ref());
+        let found = seat.and_then(|seat| self.rules.pod(seat));
+        let Some(container) = found.as_ref().and_then(Found::container) else {
             return Some((target.liveness?, target.probed_port));
         };
         let configured = target.liveness.map(|spec| spec.imminent_margin);
-        match container.threat(configured.unwrap_or(ProbeSpec::IMMINENT_MARGIN)) {
+        let margin = configured.unwrap_or(ProbeSpec::IMMINENT_MARGIN);
+        match container.life.threat(margin) {
             Threat::Probe { spec, port } => Some((spec, Some(port))),
             Threat::Nothing(_) | Threat::Deletion { .. } => None,
         }
@@ -327,3 +309,12 @@ impl Sentinel {
         self.due = self.due.min(now);
     }
 }
+
+/// What its pod says of the container, as the kubelet placed it: what that makes below itself can be named like another.
+fn life_in(rules: &dyn Matching, seat: &Seat) -> Option<Container> {
+    let found = rules.pod(seat)?;
+    Some(found.container()?.life.clone())
+}
+
+#[cfg(test)]
+mod tests;

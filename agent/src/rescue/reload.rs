@@ -26,7 +26,7 @@ impl Sentinel {
             .limit(self.settings.limits.node_kills, self.settings.limits.per);
         let share = self.settings.evidence.node_cpu_percent;
         self.collector.set_share(share);
-        self.rules = rules.clone();
+        let rules_before = std::mem::replace(&mut self.rules, rules.clone());
         let limits_changed = before.limits != self.settings.limits;
         let known: Vec<(PidKey, usize, Option<Seat>)> = self
             .family
@@ -59,6 +59,7 @@ impl Sentinel {
         for pid in self.pids_of_loops() {
             self.name_loops(pid, now);
         }
+        self.follow_containers(&*rules_before, now);
         self.next_rescan = now;
     }
 

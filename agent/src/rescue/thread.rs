@@ -14,7 +14,6 @@ use super::settings::Settings;
 use super::stats::Stats;
 use crate::evidence::{self, Collector};
 use crate::kernel::{Sensor, clock, realtime};
-use crate::pipeline::liveness::Container;
 use crate::pipeline::{Notice, Pid};
 use crate::target::scout::{Answer, Matching, Scout};
 
@@ -23,10 +22,8 @@ use crate::target::scout::{Answer, Matching, Scout};
 pub(super) enum Message {
     /// Watch these processes and all that descends from them.
     Watch(Vec<(Pid, usize)>),
-    /// The configuration changed.
+    /// The configuration or the pods changed.
     Reload(Box<Settings>, Arc<dyn Matching>),
-    /// What its pod says of a container's probes.
-    Probes(String, Option<Arc<Container>>),
     /// An answer of the scout.
     Answer(Answer),
     /// An answer of the evidence thread.
@@ -134,23 +131,12 @@ impl Remote {
         post(&self.sender, &self.wake, Message::Watch(processes));
     }
 
-    /// Puts another configuration into force.
+    /// Puts other rules into force: another configuration, or another picture of the pods.
     pub fn reload(&self, settings: Settings, rules: Arc<dyn Matching>) {
         post(
             &self.sender,
             &self.wake,
             Message::Reload(Box::new(settings), rules),
-        );
-    }
-
-    /// Tells what its pod says of a container, by the id that cgroups name it with (64 hexadecimal digits), now and whenever that
-    /// changes. It wins over the configuration, for every process in that container, also one that is not known yet. `None` when the
-    /// container is gone.
-    pub fn set_probes(&self, container_id: String, container: Option<Arc<Container>>) {
-        post(
-            &self.sender,
-            &self.wake,
-            Message::Probes(container_id, container),
         );
     }
 }
@@ -190,7 +176,6 @@ fn run(sentinel: &mut Sentinel, inbox: &Receiver<Message>, wake: &OwnedFd) {
             match message {
                 Message::Watch(processes) => sentinel.watch_named(&processes),
                 Message::Reload(settings, rules) => sentinel.reload(*settings, rules),
-                Message::Probes(id, container) => sentinel.set_probes(&id, container),
                 Message::Answer(answer) => sentinel.answered(answer),
                 Message::Explained(answer) => sentinel.explained(*answer),
                 Message::Stop => {
