@@ -1,6 +1,8 @@
 //! Each rule of "When a signal is sent" as rows of a table.
 
 use super::*;
+use crate::pipeline::event::{Awaited, WaitOptions};
+use crate::pipeline::ids::NsPid;
 
 const MS: u64 = 1_000_000;
 
