@@ -15,7 +15,7 @@ use crate::pipeline::{
 use crate::proc;
 
 /// After SIGKILL, how long until a child that has not ended is reported.
-const INEFFECTIVE_AFTER: Duration = Duration::from_secs(1);
+pub(super) const INEFFECTIVE_AFTER: Duration = Duration::from_secs(1);
 
 impl Sentinel {
     #[expect(

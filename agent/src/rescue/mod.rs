@@ -7,6 +7,7 @@
 mod accounts;
 mod act;
 mod chronicle;
+mod due;
 mod ended;
 mod engines;
 mod episode;

@@ -10,7 +10,7 @@ use crate::evidence::Question;
 use crate::kernel::thread_call::{Found, ThreadCall, found, thread_call};
 use crate::kernel::{clock, syscalls};
 use crate::pipeline::event::{Awaited, PollClass, Poller, WaitOptions};
-use crate::pipeline::recognise::{Recognised, recognise};
+use crate::pipeline::recognise::{Candidate, Recognised, recognise};
 use crate::pipeline::{Collect, EndedBy, LoopInfo, Mode, Mono, Notice, Pid, Tid};
 
 /// How long a thread must stay at the poller it was found in: the threads of a pool take turns much faster.
@@ -40,6 +40,14 @@ impl Sentinel {
             .collect();
         for tid in tids {
             self.recognise(tid, now);
+        }
+    }
+
+    /// What is known of a thread, with all its polls so far.
+    fn candidate_of(watched: &Loop) -> Candidate {
+        Candidate {
+            pollers: Self::pollers_of(watched),
+            ..watched.candidate.clone()
         }
     }
 

@@ -1,4 +1,4 @@
-//! Which threads get a record: those found in a poll or away from one, and those seen polling.
+//! Which threads get a record: those found in a poll or away from one, and those seen polling. And how that ends.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use super::sentinel::Sentinel;
 use crate::kernel::thread_call::{Found, found};
 use crate::kernel::{Adoption, clock};
 use crate::pipeline::event::{Beat, KernelEvent, Poller, WaitReading};
-use crate::pipeline::{LoopId, Pid, PidKey, Tid};
+use crate::pipeline::{EndedBy, LoopId, LoopTotals, Mono, Notice, Pid, PidKey, Tid};
 use crate::target::sight::Sighting;
 
 impl Sentinel {
@@ -210,6 +210,38 @@ impl Sentinel {
         let pools = self.pools.entry(pid).or_default();
         if !pools.contains(&poller) {
             pools.push(poller);
+        }
+    }
+
+    /// Ends watching of one thread.
+    pub(super) fn end_loop(&mut self, tid: Tid, at: Mono, how: EndedBy, ignore: bool) {
+        let Some(episode) = self
+            .loops
+            .get_mut(&tid)
+            .map(|watched| watched.episode.take())
+        else {
+            return;
+        };
+        if let Some(episode) = episode {
+            self.end_episode(tid, episode, at);
+        }
+        self.close_stall(tid, at, how);
+        let Some(watched) = self.loops.remove(&tid) else {
+            return;
+        };
+        let totals: LoopTotals = self
+            .sensor
+            .totals()
+            .totals(watched.slot)
+            .unwrap_or_default();
+        self.sensor.release(tid, ignore);
+        if let Some(info) = watched.info {
+            self.tell(Notice::LoopEnded {
+                at,
+                info,
+                totals,
+                ended_by: how,
+            });
         }
     }
 }
