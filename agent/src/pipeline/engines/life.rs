@@ -2,96 +2,39 @@
 
 use std::time::Duration;
 
+use super::engine::Engine;
 use super::ledger::{Door, Ledger};
-use super::ready::{STARTS_WITHIN, UNKNOWN_AFTER, Until};
-use super::{EngineNews, EngineReady, EngineView, News, StartupRace, Why};
-use crate::pipeline::event::{Connects, Listener, Peer, Place};
+use super::ready::STARTS_WITHIN;
+use super::{
+    Birth, Ending, EngineNews, EngineReady, EngineView, Listens, News, StartupRace, Why, Zombie,
+};
+use crate::pipeline::event::{Connects, Listener, Peer};
 use crate::pipeline::{IncidentId, Mono, Pid, PidKey};
 
 /// A process that lives for so long is an engine; one that ends before without ever having listened was asked for its version.
 const IS_ENGINE_AFTER: Duration = Duration::from_secs(5);
-/// Refusals from the first one on that are no more than a parent's way to see whether its engine listens.
-const RACE_AFTER: Duration = Duration::from_secs(1);
 /// Whoever ended and is not reaped within this time is a zombie.
 const ZOMBIE_AFTER: Duration = Duration::from_secs(5);
 /// Engines of one loop process that are remembered, with those that ended and are not reaped; and ports of those before.
 const MOST_ENGINES: usize = 64;
 const MOST_FORMER: usize = 8;
 
-/// A new engine, or one that was found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Birth {
-    /// Its process.
-    pub key: PidKey,
-    /// Basename of its executable.
-    pub exe: String,
-    /// When it was started, if that was seen.
-    pub spawned: Option<Mono>,
-    /// When it was first known.
-    pub seen: Mono,
-}
-
-/// Where it listens, from when on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Listens {
-    /// The moment.
-    pub at: Mono,
-    /// The port.
-    pub port: Listener,
-    /// The address; `None` if it was not seen.
-    pub place: Option<Place>,
-    /// It began at that moment, and not earlier.
-    pub exact: bool,
-}
-
-/// How it ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ending {
-    /// When.
-    pub at: Mono,
-    /// Why.
-    pub why: Why,
-    /// As wait sees it.
-    pub status: Option<i32>,
-}
-
-/// A process that has ended and is not reaped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Zombie {
-    /// Which.
-    pub key: PidKey,
-    /// Who should reap it.
-    pub parent: Pid,
-}
-
-#[derive(Debug)]
-struct Engine {
-    birth: Birth,
-    /// Set once it is told of.
-    generation: Option<u32>,
-    listens: Option<Listens>,
-    /// Refused before it did.
-    refused: u64,
-    accepts: Option<Mono>,
-    ended: Option<Mono>,
-}
-
 /// The engines of one loop process, those that ended and are not reaped among them.
 #[derive(Debug)]
 pub struct Engines {
     /// Connections are seen.
-    counts: bool,
+    pub(super) counts: bool,
     /// The loop's process was seen from its start, so that an engine it had before is known.
-    seen_born: bool,
+    pub(super) seen_born: bool,
     all: Vec<Engine>,
     generations: u32,
     /// Where engines listened that have ended.
-    former: Vec<Door>,
-    ledger: Ledger,
+    pub(super) former: Vec<Door>,
+    pub(super) ledger: Ledger,
     /// Since when no engine accepts.
-    since: Mono,
+    pub(super) since: Mono,
     /// How the last one ended that did.
-    last: Option<Why>,
+    pub(super) last: Option<Why>,
     rescued: Option<Mono>,
     zombies: u64,
     ready: Option<EngineReady>,
@@ -125,20 +68,12 @@ impl Engines {
             let ended = self.all.iter().position(|known| known.ended.is_some());
             self.all.remove(ended.unwrap_or(0));
         }
-        self.all.push(Engine {
-            birth,
-            generation: None,
-            listens: None,
-            refused: 0,
-            accepts: None,
-            ended: None,
-        });
+        self.all.push(Engine::new(birth));
     }
 
     /// An engine listens. The counts must have been taken after it began to; an incident that this makes has that name.
     pub fn listens(&mut self, key: PidKey, listens: Listens, incident: IncidentId) -> Vec<News> {
         let known = self.doors();
-        let former = self.former.clone();
         let Some(place) = self.place(key) else {
             return Vec::new();
         };
@@ -146,53 +81,41 @@ impl Engines {
             return Vec::new();
         }
         let mut news = self.confirm(place);
-        let door = Door {
-            port: listens.port,
-            place: listens.place,
-        };
         let engine = &mut self.all[place];
         engine.listens = Some(listens);
         let spawned = engine.birth.spawned;
         let startup = spawned
             .filter(|_| listens.exact)
             .map(|spawned| listens.at.since(spawned));
-        let view = view(engine);
+        let view = engine.view();
+        let door = listens.door();
         // Where another engine listens all the time, nobody is refused for lack of this one.
-        let gap: Vec<Door> = former
-            .into_iter()
-            .filter(|door| !known.contains(door))
-            .collect();
+        let gap = self.former.iter().filter(|door| !known.contains(door));
+        let gap: Vec<Door> = gap.copied().collect();
         let refused = self.ledger.refused(door, &gap, spawned);
-        self.all[place].refused = refused.map_or(0, |refused| refused.count);
+        let count = refused.map_or(0, |refused| refused.count);
+        self.all[place].refused = count;
+        let port = listens.port.port;
         news.push(News {
             at: listens.at,
             what: EngineNews::Listening {
                 engine: view.clone(),
-                port: listens.port.port,
+                port,
                 after: startup,
-                refused: self
-                    .counts
-                    .then(|| refused.map_or(0, |refused| refused.count)),
+                refused: self.counts.then_some(count),
             },
         });
-        if let Some(refused) = refused {
-            let lasted = listens.at.since(refused.first);
-            if lasted >= RACE_AFTER {
-                let race = StartupRace {
-                    incident,
-                    engine: view,
-                    began: refused.first,
-                    lasted,
-                    refused: refused.count,
-                    port: Some(listens.port.port),
-                    startup,
-                };
-                news.push(News {
-                    at: listens.at,
-                    what: EngineNews::StartupRace(Box::new(race)),
-                });
-            }
-        }
+        let race = refused
+            .and_then(|refused| StartupRace::of(view, refused, listens.at, incident))
+            .map(|race| StartupRace {
+                port: Some(port),
+                startup,
+                ..race
+            });
+        news.extend(race.map(|race| News {
+            at: listens.at,
+            what: EngineNews::StartupRace(Box::new(race)),
+        }));
         self.former.retain(|former| *former != door);
         self.ledger.settle(&gap, listens.at);
         self.ledger.settle(&[door], listens.at);
@@ -216,7 +139,7 @@ impl Engines {
         news.push(News {
             at,
             what: EngineNews::Accepting {
-                engine: view(engine),
+                engine: engine.view(),
                 after: spawned.map(|spawned| at.since(spawned)),
             },
         });
@@ -253,20 +176,10 @@ impl Engines {
         let mut news = self.confirm(place);
         let engine = &self.all[place];
         let spawned = engine.birth.spawned;
-        let view = view(engine);
-        let (listened, accepted) = (engine.listens, engine.accepts.is_some());
-        if let Some(listens) = listened {
-            let door = Door {
-                port: listens.port,
-                place: listens.place,
-            };
-            // From here on whoever is refused there is so because it is gone.
-            self.ledger.settle(&[door], ending.at);
-            self.former.retain(|former| *former != door);
-            if self.former.len() >= MOST_FORMER {
-                self.former.remove(0);
-            }
-            self.former.push(door);
+        let view = engine.view();
+        let accepted = engine.accepts.is_some();
+        if let Some(listens) = engine.listens {
+            self.leave(listens.door(), ending.at);
         } else if let Some(spawned) = spawned {
             news.extend(self.in_vain(&view, &known, (spawned, ending.at), incident));
         }
@@ -286,6 +199,16 @@ impl Engines {
         news
     }
 
+    /// An engine listened there and has ended: from here on whoever is refused there is so because it is gone.
+    fn leave(&mut self, door: Door, at: Mono) {
+        self.ledger.settle(&[door], at);
+        self.former.retain(|former| *former != door);
+        if self.former.len() >= MOST_FORMER {
+            self.former.remove(0);
+        }
+        self.former.push(door);
+    }
+
     /// It has ended before it ever listened: what was refused since its start was refused in vain.
     fn in_vain(
         &mut self,
@@ -297,20 +220,8 @@ impl Engines {
         let mut known = known.to_vec();
         known.extend(&self.former);
         let refused = self.ledger.nowhere(&known, spawned)?;
-        let lasted = at.since(refused.first);
-        if lasted < RACE_AFTER {
-            return None;
-        }
+        let race = StartupRace::of(engine.clone(), refused, at, incident)?;
         self.ledger.settle_nowhere(&known, spawned, at);
-        let race = StartupRace {
-            incident,
-            engine: engine.clone(),
-            began: refused.first,
-            lasted,
-            refused: refused.count,
-            port: None,
-            startup: None,
-        };
         Some(News {
             at,
             what: EngineNews::StartupRace(Box::new(race)),
@@ -420,72 +331,17 @@ impl Engines {
             .min()
     }
 
-    /// Whether the loop has an engine that accepts, and until when that holds if nothing happens.
-    fn ready(&self, now: Mono) -> (EngineReady, Option<Mono>) {
-        if self.accepts_now() {
-            return (EngineReady::Accepts, None);
-        }
-        let known: Vec<Door> = self
-            .doors()
-            .into_iter()
-            .chain(self.former.clone())
-            .collect();
-        let newest = self.living().last();
-        let spawned = newest.and_then(|engine| engine.birth.spawned);
-        let refused = spawned.and_then(|spawned| self.ledger.nowhere(&known, spawned));
-        let needed = refused.is_some() || self.last.is_some();
-        let until = match (newest, spawned) {
-            // It was there before the agent, and so perhaps was its first connection.
-            (Some(_), None) => return (EngineReady::Unknown, None),
-            (Some(engine), Some(spawned)) => Until {
-                since: if needed {
-                    self.since.max(spawned)
-                } else {
-                    spawned
-                },
-                limit: Some(match engine.listens {
-                    Some(listens) => listens.at.plus(UNKNOWN_AFTER),
-                    None if needed => spawned.plus(STARTS_WITHIN),
-                    None => spawned.plus(UNKNOWN_AFTER),
-                }),
-            },
-            (None, _) => match self.last {
-                None if !self.seen_born => return (EngineReady::Unknown, None),
-                // It may want none any more.
-                None | Some(Why::Planned | Why::Unknown) => Until {
-                    since: self.since,
-                    limit: Some(self.since.plus(UNKNOWN_AFTER)),
-                },
-                Some(Why::Killed | Why::Crashed) => Until {
-                    since: self.since,
-                    limit: None,
-                },
-            },
-        };
-        let before = newest.map_or(0, |engine| engine.refused);
-        let refused = self
-            .counts
-            .then(|| refused.map_or(0, |refused| refused.count) + before);
-        let ready = until.at(now, refused);
-        let limit = until.limit.filter(|limit| *limit > now);
-        (ready, limit)
-    }
-
-    fn accepts_now(&self) -> bool {
+    pub(super) fn accepts_now(&self) -> bool {
         self.living().any(|engine| engine.accepts.is_some())
     }
 
-    fn living(&self) -> impl Iterator<Item = &Engine> {
+    pub(super) fn living(&self) -> impl Iterator<Item = &Engine> {
         self.all.iter().filter(|engine| engine.ended.is_none())
     }
 
-    fn doors(&self) -> Vec<Door> {
+    pub(super) fn doors(&self) -> Vec<Door> {
         let open = self.living().filter_map(|engine| engine.listens);
-        open.map(|listens| Door {
-            port: listens.port,
-            place: listens.place,
-        })
-        .collect()
+        open.map(Listens::door).collect()
     }
 
     fn place(&self, key: PidKey) -> Option<usize> {
@@ -493,27 +349,8 @@ impl Engines {
         engines.position(|engine| engine.birth.key.matches(key))
     }
 
-    /// Tells of an engine, unless that was done.
     fn confirm(&mut self, place: usize) -> Vec<News> {
-        let engine = &mut self.all[place];
-        if engine.generation.is_some() {
-            return Vec::new();
-        }
-        self.generations += 1;
-        engine.generation = Some(self.generations);
-        let view = view(engine);
-        let (at, what) = match engine.birth.spawned {
-            Some(spawned) => (spawned, EngineNews::Spawned(view)),
-            None => (engine.birth.seen, EngineNews::Found(view)),
-        };
-        vec![News { at, what }]
-    }
-}
-
-fn view(engine: &Engine) -> EngineView {
-    EngineView {
-        pid: engine.birth.key.pid,
-        exe: engine.birth.exe.clone(),
-        generation: engine.generation.unwrap_or_default(),
+        let told = self.all[place].confirm(&mut self.generations);
+        told.into_iter().collect()
     }
 }

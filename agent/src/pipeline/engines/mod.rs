@@ -3,8 +3,11 @@
 //! Pure: facts with their moments in, news out. `rescue` gathers the facts (kernel events, counts, procfs), asks one [`Engines`] a
 //! loop process, and tells the news. It decides nothing that is done to a process.
 
+mod engine;
+mod facts;
 mod ledger;
 mod life;
+mod race;
 mod ready;
 pub mod record;
 #[cfg(test)]
@@ -12,10 +15,12 @@ mod tests;
 
 use std::time::Duration;
 
-pub use life::{Birth, Ending, Engines, Listens, Zombie};
+pub use facts::{Birth, Ending, Listens, Zombie};
+pub use life::Engines;
+pub use race::StartupRace;
 pub use ready::EngineReady;
 
-use super::ids::{IncidentId, Mono, Pid};
+use super::ids::{Mono, Pid};
 
 /// Why an engine ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
@@ -126,23 +131,4 @@ pub enum EngineNews {
     },
     /// The loop was refused until its engine listened, or in vain.
     StartupRace(Box<StartupRace>),
-}
-
-/// A loop was refused because its engine did not listen yet: an incident, told when it is over.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StartupRace {
-    /// Its name.
-    pub incident: IncidentId,
-    /// The engine that came to listen, or ended before.
-    pub engine: EngineView,
-    /// When the first connection was refused.
-    pub began: Mono,
-    /// How long it lasted from then on.
-    pub lasted: Duration,
-    /// Connections that were refused.
-    pub refused: u64,
-    /// Where the engine listens now; `None` if it ended before it did.
-    pub port: Option<u16>,
-    /// From the engine's start until it listened, if both were seen.
-    pub startup: Option<Duration>,
 }
