@@ -1,13 +1,17 @@
-//! In which pods the watched processes run: what is told of them carries the pod's name, and what the pod asks for holds.
+//! In which pods the watched processes run: what is told of them carries the pod's name, and what the pod asks for and tells of its
+//! containers holds.
 
 use std::sync::Arc;
 
+use super::loops::Loop;
 use super::sentinel::Sentinel;
 use crate::pipeline::family::{Container, Process};
+use crate::pipeline::liveness::{self, ProbeSpec, Threat};
 use crate::pipeline::place::{Place, Seat};
-use crate::pipeline::pod::PodName;
+use crate::pipeline::pod::{Found, PodName};
 use crate::pipeline::{LoopInfo, Mono, Notice, Pid, Tid};
 use crate::proc;
+use crate::target::scout::Matching;
 
 impl Sentinel {
     /// The name of the pod that a process runs in, as far as it is known.
@@ -95,4 +99,48 @@ impl Sentinel {
         *info = renamed.clone();
         Some(renamed)
     }
+
+    /// Of a loop whose pod tells something else of its container than by the rules before, the risk is another at once.
+    pub(super) fn follow_containers(&mut self, before: &dyn Matching, now: Mono) {
+        let concerned = |watched: &&Loop| {
+            let process = self.family.get(watched.id.process.pid);
+            let seat = process.and_then(|process| process.seat.as_ref());
+            seat.is_some_and(|seat| life_in(before, seat) != life_in(&*self.rules, seat))
+        };
+        let loops = self.loops.values().filter(concerned);
+        for tid in loops.map(|watched| watched.id.tid).collect::<Vec<_>>() {
+            self.follow_risk(tid, now);
+            self.hurry(tid, now);
+        }
+        self.due = self.due.min(now);
+    }
+
+    /// The probe that a stall of a process lets fail, and its port where that is known: what its pod says, and only where no pod
+    /// tells what the configuration does.
+    pub(super) fn probe_of(&self, pid: Pid, target: usize) -> Option<(ProbeSpec, Option<u16>)> {
+        let target = self.settings.targets.get(target)?;
+        let seat = self
+            .family
+            .get(pid)
+            .and_then(|process| process.seat.as_ref());
+        let found = seat.and_then(|seat| self.rules.pod(seat));
+        let Some(container) = found.as_ref().and_then(Found::container) else {
+            return Some((target.liveness?, target.probed_port));
+        };
+        let configured = target.liveness.map(|spec| spec.imminent_margin);
+        let margin = configured.unwrap_or(ProbeSpec::IMMINENT_MARGIN);
+        match container.life.threat(margin) {
+            Threat::Probe { spec, port } => Some((spec, Some(port))),
+            Threat::Nothing(_) | Threat::Deletion { .. } => None,
+        }
+    }
 }
+
+/// What its pod says of the container, as the kubelet placed it: what that makes below itself can be named like another.
+fn life_in(rules: &dyn Matching, seat: &Seat) -> Option<liveness::Container> {
+    let found = rules.pod(seat)?;
+    Some(found.container()?.life.clone())
+}
+
+#[cfg(test)]
+mod tests;

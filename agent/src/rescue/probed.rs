@@ -8,12 +8,10 @@ use super::sentinel::Sentinel;
 use crate::kernel::{KernelError, clock};
 use crate::pipeline::event::{KernelEvent, Listener, ProbeEnd};
 use crate::pipeline::liveness::sharing::{self, Hold};
-use crate::pipeline::liveness::{Client, Container, ProbeSpec, Probes, Threat};
-use crate::pipeline::place::Seat;
-use crate::pipeline::pod::Found;
+use crate::pipeline::liveness::{Client, ProbeSpec, Probes};
 use crate::pipeline::{Mono, Pid, Tid};
 use crate::proc;
-use crate::target::scout::{Matching, Question};
+use crate::target::scout::Question;
 
 /// Where a process listens is asked again after this, and then more and more rarely: the tables of a node are long.
 const ASK_AFTER: Duration = Duration::from_secs(5);
@@ -89,41 +87,6 @@ impl Probed {
 }
 
 impl Sentinel {
-    /// Of a loop whose pod tells something else of its container than by the rules before, the risk is another at once.
-    pub(super) fn follow_containers(&mut self, before: &dyn Matching, now: Mono) {
-        let concerned = |watched: &&Loop| {
-            let process = self.family.get(watched.id.process.pid);
-            let seat = process.and_then(|process| process.seat.as_ref());
-            seat.is_some_and(|seat| life_in(before, seat) != life_in(&*self.rules, seat))
-        };
-        let loops = self.loops.values().filter(concerned);
-        for tid in loops.map(|watched| watched.id.tid).collect::<Vec<_>>() {
-            self.follow_risk(tid, now);
-            self.hurry(tid, now);
-        }
-        self.due = self.due.min(now);
-    }
-
-    /// The probe that a stall of a process lets fail, and its port where that is known: what its pod says, and only where no pod
-    /// tells what the configuration does.
-    pub(super) fn probe_of(&self, pid: Pid, target: usize) -> Option<(ProbeSpec, Option<u16>)> {
-        let target = self.settings.targets.get(target)?;
-        let seat = self
-            .family
-            .get(pid)
-            .and_then(|process| process.seat.as_ref());
-        let found = seat.and_then(|seat| self.rules.pod(seat));
-        let Some(container) = found.as_ref().and_then(Found::container) else {
-            return Some((target.liveness?, target.probed_port));
-        };
-        let configured = target.liveness.map(|spec| spec.imminent_margin);
-        let margin = configured.unwrap_or(ProbeSpec::IMMINENT_MARGIN);
-        match container.life.threat(margin) {
-            Threat::Probe { spec, port } => Some((spec, Some(port))),
-            Threat::Nothing(_) | Threat::Deletion { .. } => None,
-        }
-    }
-
     /// Asks where a process is probed, of which that is not known.
     pub(super) fn ask_for_ports(&mut self, now: Mono) {
         if self.probed.refused {
@@ -309,12 +272,3 @@ impl Sentinel {
         self.due = self.due.min(now);
     }
 }
-
-/// What its pod says of the container, as the kubelet placed it: what that makes below itself can be named like another.
-fn life_in(rules: &dyn Matching, seat: &Seat) -> Option<Container> {
-    let found = rules.pod(seat)?;
-    Some(found.container()?.life.clone())
-}
-
-#[cfg(test)]
-mod tests;

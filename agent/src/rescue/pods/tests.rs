@@ -1,12 +1,11 @@
-use std::sync::Arc;
+use std::time::Duration;
 
 use super::*;
 use crate::evidence::Collector;
-use crate::kernel::{Plan, Sampler, Way};
-use crate::pipeline::family::Process;
+use crate::kernel::{Plan, Sampler, Way, clock};
 use crate::pipeline::liveness::{Handler, Probe};
 use crate::pipeline::pod::{Pod, PodContainer, Pods};
-use crate::pipeline::{Collect, LoopId, LoopInfo, Mode, PidKey};
+use crate::pipeline::{Collect, LoopId, Mode, PidKey};
 use crate::rescue::stats::Stats;
 use crate::rescue::{EvidenceLimits, Limits, Settings, TargetSettings};
 use crate::target::scout::{Candidate, Scout};
@@ -43,7 +42,7 @@ fn rules(pods: Vec<Pod>) -> Arc<dyn Matching> {
 
 /// A pod with one container, which is probed every `period` seconds.
 fn pod(uid: &str, period: u64) -> Pod {
-    let mut life = Container::default();
+    let mut life = liveness::Container::default();
     life.probes.liveness = Some(Probe {
         period: Duration::from_secs(period),
         ..Probe::new(Handler::HttpGet { port: 4000 })
