@@ -5,8 +5,6 @@
 //! `due` the moment, and the guards are here.
 
 mod chosen;
-#[cfg(test)]
-mod deadline_tests;
 mod due;
 mod facts;
 #[cfg(test)]

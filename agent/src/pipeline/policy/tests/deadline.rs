@@ -2,7 +2,6 @@
 
 use proptest::prelude::*;
 
-use super::tests::{at, child, engine, wedged, with};
 use super::*;
 
 fn rules(grace_ms: u64) -> EngineRules {
