@@ -11,7 +11,8 @@ use super::ids::{Mono, NsPid, Pid, PidKey};
 use super::notice::{GraceReason, Signal};
 use super::refusal::Refusal;
 
-/// How long after a termination signal a process counts as ending itself (Kubernetes' default grace period).
+/// How long after a termination signal a process counts as ending itself (Kubernetes' default grace period), where its pod
+/// gives it no longer.
 pub const ENDING: Duration = Duration::from_secs(30);
 /// How often a refusal that can heal is looked at again.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -133,6 +134,8 @@ pub struct WaitFacts {
     pub loop_condition: Condition,
     /// Last time anybody told the loop's process to end.
     pub target_ending: Option<Mono>,
+    /// Until when its pod gives it for that, where the pod is known.
+    pub ends_by: Option<Mono>,
     /// The loop's live children.
     pub children: Vec<ChildFacts>,
     /// The loop or the child was seen stopped, frozen or throttled until then.
@@ -509,7 +512,7 @@ fn guard(
         return Some((Refusal::NotToldToEnd, soon));
     }
     if let Some(ending) = facts.target_ending {
-        let until = ending.plus(ENDING);
+        let until = ending.plus(ENDING).max(facts.ends_by.unwrap_or_default());
         if now < until {
             return Some((Refusal::TargetEnding, Some(until)));
         }

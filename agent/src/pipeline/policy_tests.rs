@@ -42,6 +42,7 @@ pub(super) fn wedged() -> WaitFacts {
         loop_thread: true,
         loop_condition: Condition::Free,
         target_ending: None,
+        ends_by: None,
         children: vec![engine()],
         held_until: None,
         throttled: Duration::ZERO,
@@ -477,6 +478,26 @@ fn a_target_that_was_told_long_ago_is_not_ending_any_more() {
         decide(&facts, &EngineRules::default(), at(30_500)),
         strike(Signal::Kill, 500)
     );
+}
+
+#[test]
+fn a_target_has_as_long_to_end_as_its_pod_gives_it() {
+    let told = |ends_by| {
+        with(|facts| {
+            facts.target_ending = Some(at(500));
+            facts.ends_by = Some(at(ends_by));
+        })
+    };
+    let rules = EngineRules::default();
+    for now in [30_500, 300_499] {
+        let found = refusal(&told(300_500), &rules, now);
+        assert_eq!(found, Some(Refusal::TargetEnding), "{now}");
+    }
+    let over = decide(&told(300_500), &rules, at(300_500));
+    assert_eq!(over, strike(Signal::Kill, 500));
+    // A pod of a short grace asks for no more than others get.
+    let short = refusal(&told(2500), &rules, 30_499);
+    assert_eq!(short, Some(Refusal::TargetEnding));
 }
 
 #[test]

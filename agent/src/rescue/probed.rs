@@ -8,6 +8,7 @@ use super::loops::Loop;
 use super::sentinel::Sentinel;
 use crate::kernel::{KernelError, clock};
 use crate::pipeline::event::{KernelEvent, Listener, ProbeEnd};
+use crate::pipeline::family::Process;
 use crate::pipeline::liveness::sharing::{self, Hold};
 use crate::pipeline::liveness::{Client, Container, ProbeSpec, Probes, Threat};
 use crate::pipeline::{Mono, Pid, Tid};
@@ -123,6 +124,13 @@ impl Sentinel {
     fn container_of(&self, pid: Pid) -> Option<&str> {
         let seat = self.family.get(pid)?.seat.as_ref()?;
         Some(&seat.container)
+    }
+
+    /// Until when its pod gives a process to end that was told to, where the pod is known.
+    pub(super) fn ends_by(&self, process: &Process) -> Option<Mono> {
+        let told = process.ending?;
+        let id = &process.seat.as_ref()?.container;
+        Some(self.probed.containers.get(id)?.ends_by(told))
     }
 
     /// The probe that a stall of a process lets fail, and its port where that is known: what its pod says, and only where no pod
