@@ -242,6 +242,17 @@ pub struct LoopTotals {
     pub histogram: Histogram,
 }
 
+impl LoopTotals {
+    /// Takes in those of another loop.
+    pub fn absorb(&mut self, other: &Self) {
+        self.iterations = self.iterations.saturating_add(other.iterations);
+        self.idle = self.idle.saturating_add(other.idle);
+        self.busy = self.busy.saturating_add(other.busy);
+        self.max = self.max.max(other.max);
+        self.histogram.absorb(&other.histogram);
+    }
+}
+
 /// One thing to tell.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Notice {
