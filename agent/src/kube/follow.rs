@@ -18,7 +18,7 @@ use tokio::sync::mpsc::Sender;
 use super::backoff::{Backoff, Wrong};
 use super::client::client;
 use super::health::{Feature, Health};
-use crate::pipeline::pod::ANNOTATIONS;
+use crate::pipeline::pod::{ANNOTATIONS, KEYS};
 
 /// How long a watch lasts, in seconds. One request in this time for each of three lists is what a node costs the API.
 const WATCH_S: u32 = 30;
@@ -139,16 +139,20 @@ fn named<K: Resource>(object: &PartialObjectMeta<K>) -> (String, BTreeMap<String
     (name, ours(object.metadata.annotations.as_ref()))
 }
 
-/// Our annotations, without their prefix. No value of ours is long: of a longer one the beginning tells what is wrong with it.
+/// Our annotations, without their prefix, and a few others that have it, to be complained about. No value of ours is long: of a longer
+/// one the beginning tells what is wrong with it.
 pub(super) fn ours(annotations: Option<&BTreeMap<String, String>>) -> BTreeMap<String, String> {
-    const MOST: usize = 8;
+    const MOST_OTHERS: usize = 4;
     const LONGEST: usize = 512;
     let all = annotations.into_iter().flatten();
     let ours = all.filter_map(|(key, value)| {
         let key = key.strip_prefix(ANNOTATIONS)?;
         Some((key.to_owned(), value.chars().take(LONGEST).collect()))
     });
-    ours.take(MOST).collect()
+    let (mut known, others): (BTreeMap<_, _>, BTreeMap<String, String>) =
+        ours.partition(|(key, _)| KEYS.contains(&key.as_str()));
+    known.extend(others.into_iter().take(MOST_OTHERS));
+    known
 }
 
 async fn follow<K>(
