@@ -77,7 +77,7 @@ pub fn find(pid: Pid, inode: u64) -> io::Result<Option<SocketDetail>> {
 /// The ports on which a process listens for TCP connections.
 pub fn listeners(pid: Pid) -> io::Result<Vec<Listener>> {
     let netns = proc::network_namespace(pid)?;
-    let ports = listening(pid, None)?;
+    let (ports, _) = listening(pid, None)?;
     let ports: BTreeSet<u16> = ports.into_iter().map(|(_, port)| port).collect();
     let ports = ports.into_iter();
     Ok(ports.map(|port| Listener { netns, port }).collect())
@@ -86,9 +86,14 @@ pub fn listeners(pid: Pid) -> io::Result<Vec<Listener>> {
 /// The same, and how the process has them; with `port`, only that one, and whoever listens there.
 pub fn holdings(pid: Pid, port: Option<u16>) -> io::Result<Vec<(Listener, Hold)>> {
     let netns = proc::network_namespace(pid)?;
-    let named = port.map(|port| (port, Hold::Named));
+    let (listening, of_others) = listening(pid, port)?;
+    let named = if of_others {
+        Hold::Elsewhere
+    } else {
+        Hold::Named
+    };
+    let named = port.map(|port| (port, named));
     let mut holds: BTreeMap<u16, Hold> = named.into_iter().collect();
-    let listening = listening(pid, port)?;
     let polled = if listening.is_empty() {
         BTreeSet::new()
     } else {
@@ -109,8 +114,8 @@ pub fn holdings(pid: Pid, port: Option<u16>) -> io::Result<Vec<(Listener, Hold)>
         .collect())
 }
 
-/// The descriptors on which a process listens, and their ports.
-fn listening(pid: Pid, only: Option<u16>) -> io::Result<Vec<(i32, u16)>> {
+/// The descriptors on which a process listens, and their ports; and whether others listen on such a port where it does not.
+fn listening(pid: Pid, only: Option<u16>) -> io::Result<(Vec<(i32, u16)>, bool)> {
     let mut listening = BTreeMap::new();
     let tables = [Table::Tcp, Table::Tcp6];
     scan_of(&tables, &format!("/proc/{pid}"), &mut |entry| {
@@ -122,13 +127,15 @@ fn listening(pid: Pid, only: Option<u16>) -> io::Result<Vec<(i32, u16)>> {
         false
     })?;
     if listening.is_empty() {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), false));
     }
     let links = links(pid)?;
     let ports = links
         .iter()
         .filter_map(|(fd, link)| Some((*fd, *listening.get(link)?)));
-    Ok(ports.collect())
+    let own: Vec<(i32, u16)> = ports.collect();
+    let of_others = own.is_empty();
+    Ok((own, of_others))
 }
 
 /// The descriptors on which the epolls of a process wait.
@@ -365,6 +372,14 @@ mod tests {
         let nobodys = Listener { netns, port: 1 };
         assert_eq!(holdings(own, Some(1)).unwrap(), [(nobodys, Hold::Named)]);
         assert_eq!(holdings(own, Some(port)).unwrap(), [(here, Hold::Polls)]);
+        // Another container of the pod may listen where this one is probed.
+        let mut other = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let theirs = holdings(Pid(other.id()), Some(port));
+        let _ = (other.kill(), other.wait());
+        assert_eq!(theirs.unwrap(), [(here, Hold::Elsewhere)]);
         drop(socket);
         assert_eq!(hold(), None);
     }

@@ -6,9 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use loopwarden::export::event::{late, record};
+use loopwarden::export::event::{late, late_race, record};
 use loopwarden::export::registry::Now;
 use loopwarden::pipeline::collect::{Collector, Step};
+use loopwarden::pipeline::engines::record::RaceRecord;
 use loopwarden::pipeline::engines::{EngineNews, EngineReady, EngineView, News, StartupRace};
 use loopwarden::pipeline::evidence::{ChildDetail, Details, SocketDetail, Stack, StackKind};
 use loopwarden::pipeline::liveness::{Level, Outlook, RiskView};
@@ -127,6 +128,13 @@ fn told() -> BTreeSet<Attribute> {
     };
     let mut collector = Collector::new(IncidentId(2));
     for notice in &notices {
+        if let Notice::Engine { info, news } = notice
+            && let EngineNews::StartupRace(race) = &news.what
+        {
+            let record = RaceRecord::new(IncidentId(2), info, race, news.at, clock);
+            let events = late_race(&record, now);
+            told.extend(events.iter().flat_map(|event| attributes(&event.record)));
+        }
         if let Step::Closed(incident) = collector.take(notice, clock, |_| InForce::default()) {
             let events = late(&incident, now);
             assert!(events.len() > 1, "{events:?}");

@@ -37,7 +37,8 @@ impl ToPods {
                     gates.placed(info.id.process, &pod.uid);
                 }
             }
-            Notice::LoopEnded { info, .. } => gates.ended(info.id.process),
+            Notice::Loop { info, .. } => gates.began(info.id),
+            Notice::LoopEnded { info, .. } => gates.ended(info.id),
             _ => {}
         }
     }

@@ -12,13 +12,12 @@ use super::pattern::ExeGlob;
 use super::problem::quote;
 use super::raw::ALLOWANCES;
 use crate::pipeline::Mode;
-use crate::pipeline::pod::ANNOTATIONS;
+use crate::pipeline::pod::{ANNOTATIONS, KEYS};
 
 /// How much of it is repeated when an annotation cannot be read: it is somebody else's text.
 const SHOWN: usize = 60;
 const MILLISECOND: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_hours(1);
-const KEYS: [&str; 4] = ["mode", "stall-after", "engine", "grace"];
 
 /// What `mode` may ask for, from less to more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

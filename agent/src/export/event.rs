@@ -20,15 +20,12 @@ use crate::pipeline::{ActionNotice, IncidentId, LoopInfo, Mono, Notice, Outcome,
 
 mod late;
 
-pub use late::late;
+pub use late::{late, late_race};
 
 /// The event of a notice, if it is one that is told so.
 #[must_use]
 pub fn event(notice: &Notice, now: Now) -> Option<Event> {
-    let ends = match notice {
-        Notice::StallClosed { view, .. } => Some(view.incident),
-        _ => None,
-    };
+    let ends = notice.ends();
     record(notice, now).map(|record| Event { record, ends })
 }
 

@@ -76,10 +76,7 @@ pub struct NoticeSender {
 impl NoticeSender {
     /// Takes a notice without waiting. Where the exporters are behind, it is dropped and counted.
     pub fn notice(&self, notice: Notice) {
-        let ends = match &notice {
-            Notice::StallClosed { view, .. } => Some(view.incident),
-            _ => None,
-        };
+        let ends = notice.ends();
         if self.channel.try_send(notice).is_err() {
             self.shared.notices_dropped.fetch_add(1, Ordering::Relaxed);
             if let (Some(incident), Some(lane)) = (ends, &self.shared.logs) {

@@ -149,10 +149,13 @@ impl Instruments {
                 for (id, record) in &mut process.loops {
                     if record.is_over(listed.contains(id), now.mono) {
                         (record.ended, record.stall) = (true, None);
+                        self.ended.insert((key.clone(), *id), now.mono);
                         unheard += 1;
                     }
                 }
                 show(&mut self.registry, process, now);
+                let ended = &self.ended;
+                process.forget_ended(|id| ended.contains_key(&(key.clone(), id)));
             }
             if unheard > 0 {
                 self.lost("loop_ended", unheard, now);
@@ -183,6 +186,7 @@ impl Instruments {
                 group: None,
                 engines: None,
                 loops: HashMap::new(),
+                past: LoopTotals::default(),
             });
         process.loops.entry(info.id).or_default();
         if process.group.is_none() {

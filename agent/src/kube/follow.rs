@@ -18,7 +18,7 @@ use tokio::sync::mpsc::Sender;
 use super::backoff::{Backoff, Wrong};
 use super::client::client;
 use super::health::{Feature, Health};
-use crate::pipeline::pod::ANNOTATIONS;
+use crate::pipeline::pod::{ANNOTATIONS, KEYS};
 
 /// How long a watch lasts, in seconds. One request in this time for each of three lists is what a node costs the API.
 const WATCH_S: u32 = 30;
@@ -139,16 +139,20 @@ fn named<K: Resource>(object: &PartialObjectMeta<K>) -> (String, BTreeMap<String
     (name, ours(object.metadata.annotations.as_ref()))
 }
 
-/// Our annotations, without their prefix. No value of ours is long: of a longer one the beginning tells what is wrong with it.
+/// Our annotations, without their prefix, and a few others that have it, to be complained about. No value of ours is long: of a longer
+/// one the beginning tells what is wrong with it.
 pub(super) fn ours(annotations: Option<&BTreeMap<String, String>>) -> BTreeMap<String, String> {
-    const MOST: usize = 8;
+    const MOST_OTHERS: usize = 4;
     const LONGEST: usize = 512;
     let all = annotations.into_iter().flatten();
     let ours = all.filter_map(|(key, value)| {
         let key = key.strip_prefix(ANNOTATIONS)?;
         Some((key.to_owned(), value.chars().take(LONGEST).collect()))
     });
-    ours.take(MOST).collect()
+    let (mut known, others): (BTreeMap<_, _>, BTreeMap<String, String>) =
+        ours.partition(|(key, _)| KEYS.contains(&key.as_str()));
+    known.extend(others.into_iter().take(MOST_OTHERS));
+    known
 }
 
 async fn follow<K>(
@@ -187,9 +191,11 @@ async fn follow<K>(
                 }
             }
             Err(error) => {
+                // What may not be asked for is not waited for; an API that is overloaded is, for a while.
+                let is_forbidden = is_forbidden(&error);
                 let wrong = failed(&health, feature, error);
                 failures += 1;
-                let is_missed = wrong == Wrong::Refused || failures >= DOUBTED;
+                let is_missed = is_forbidden || failures >= DOUBTED;
                 if is_missed && changes.send(Change::Unknown(feature)).await.is_err() {
                     return;
                 }
@@ -200,6 +206,16 @@ async fn follow<K>(
         if changes.send(told).await.is_err() {
             return;
         }
+    }
+}
+
+fn is_forbidden(error: &watcher::Error) -> bool {
+    use watcher::Error::{InitialListFailed, WatchError, WatchStartFailed};
+    match error {
+        InitialListFailed(kube::Error::Api(status))
+        | WatchStartFailed(kube::Error::Api(status))
+        | WatchError(status) => status.code == 403,
+        _ => false,
     }
 }
 
@@ -225,5 +241,60 @@ fn failed(health: &Health, feature: Feature, error: watcher::Error) -> Wrong {
             health.trouble_is(feature, text, false);
             Wrong::Refused
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use kube::core::Status;
+    use tokio::sync::mpsc::channel;
+
+    use super::*;
+    use crate::kube::health::Writes;
+
+    /// What is told of namespaces that the API refuses to list so often with that code, and then lists.
+    fn told(code: u16, times: usize) -> Vec<&'static str> {
+        let refuse = || {
+            let status = Status::failure("no", "Refused").with_code(code);
+            Err(watcher::Error::InitialListFailed(kube::Error::Api(
+                status.boxed(),
+            )))
+        };
+        let answers = std::iter::repeat_with(refuse).take(times);
+        let answers = answers.chain([Ok(Event::Init), Ok(Event::InitDone)]);
+        let writes = Writes {
+            events: false,
+            engine_ready: false,
+        };
+        let (sender, mut changes) = channel(16);
+        let followed = follow(
+            stream::iter(answers.collect::<Vec<_>>()),
+            Feature::Namespaces,
+            Arc::new(Health::new(writes)),
+            sender,
+            namespaces_changed,
+        );
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.enable_time().build().unwrap();
+        runtime.block_on(followed);
+        let changes = std::iter::from_fn(|| changes.try_recv().ok());
+        let changes = changes.map(|change| match change {
+            Change::Unknown(_) => "unknown",
+            Change::Namespaces(_) => "listed",
+            other => panic!("{other:?}"),
+        });
+        changes.collect()
+    }
+
+    #[test]
+    fn an_api_that_is_overloaded_does_not_make_what_is_withheld_be_granted() {
+        // Too many requests, or one of several servers that does not know the token yet.
+        for code in [429, 500, 401] {
+            assert_eq!(told(code, 1), ["listed"], "{code}");
+        }
+        assert_eq!(told(403, 1), ["unknown", "listed"]);
+        // Nobody can wait for ever.
+        assert_eq!(told(429, 3), ["unknown", "listed"]);
     }
 }

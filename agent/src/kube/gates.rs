@@ -3,7 +3,7 @@
 //! Off by default, and the one thing that outlives the agent: a pod with the gate that nobody opens stays out of service. What the
 //! condition is to say is decided in `pipeline::gate`; here it is kept that way.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,12 +21,14 @@ use crate::kernel::clock;
 use crate::pipeline::engines::EngineReady;
 use crate::pipeline::gate::{CONDITION, Gate, UNKNOWN_AFTER, Verdict, verdict};
 use crate::pipeline::pod::{Pod, Pods};
-use crate::pipeline::{Mono, PidKey};
+use crate::pipeline::{LoopId, Mono, PidKey, Tid};
 
 /// Facts that wait to be looked at.
 const QUEUE: usize = 8192;
 /// So often all gates are looked at, whatever happens: a condition may have been changed by somebody else.
 const AGAIN: Duration = Duration::from_secs(10);
+/// An engine may come and go many times in a second; its pod's condition is written once, and says then how it is.
+const PACE: Duration = Duration::from_secs(1);
 /// A condition that was written is in the next picture of the pods by then.
 const SEEN_WITHIN: Duration = Duration::from_secs(5);
 
@@ -36,7 +38,8 @@ enum Fact {
     Ready(PidKey, EngineReady),
     /// It runs in the pod of this uid.
     Placed(PidKey, String),
-    Ended(PidKey),
+    Began(LoopId),
+    Ended(LoopId),
 }
 
 /// Tells what is known of engines.
@@ -65,9 +68,14 @@ impl GateSender {
         self.send(Fact::Placed(process, pod.to_owned()));
     }
 
-    /// A loop's process is not watched any more.
-    pub fn ended(&self, process: PidKey) {
-        self.send(Fact::Ended(process));
+    /// A loop is watched.
+    pub fn began(&self, id: LoopId) {
+        self.send(Fact::Began(id));
+    }
+
+    /// A loop is not watched any more.
+    pub fn ended(&self, id: LoopId) {
+        self.send(Fact::Ended(id));
     }
 
     fn send(&self, fact: Fact) {
@@ -81,6 +89,8 @@ impl GateSender {
 
 #[derive(Debug, Default)]
 struct Process {
+    /// What is known of it is known until the last of them has ended.
+    loops: HashSet<Tid>,
     ready: Option<EngineReady>,
     pod: Option<String>,
 }
@@ -91,6 +101,9 @@ struct Known {
     since: Mono,
     /// What was written last, and when.
     written: Option<(Gate, Mono)>,
+    /// It is not written again before then.
+    not_before: Mono,
+    backoff: Backoff,
 }
 
 #[derive(Debug, Default)]
@@ -108,8 +121,19 @@ impl Gates {
             Fact::Placed(process, pod) => {
                 self.processes.entry(process).or_default().pod = Some(pod);
             }
-            Fact::Ended(process) => {
-                self.processes.remove(&process);
+            Fact::Began(id) => {
+                let process = self.processes.entry(id.process).or_default();
+                process.loops.insert(id.tid);
+            }
+            Fact::Ended(id) => {
+                let known = self.processes.get_mut(&id.process);
+                let goes_on = known.is_some_and(|process| {
+                    process.loops.remove(&id.tid);
+                    !process.loops.is_empty()
+                });
+                if !goes_on {
+                    self.processes.remove(&id.process);
+                }
             }
         }
     }
@@ -132,7 +156,13 @@ impl Gates {
             let known = self.pods.entry(pod.uid.clone()).or_insert(Known {
                 since: now,
                 written: None,
+                not_before: now,
+                backoff: Backoff::default(),
             });
+            if now < known.not_before {
+                again = again.min(known.not_before.since(now));
+                continue;
+            }
             let fresh = known
                 .written
                 .as_ref()
@@ -159,6 +189,15 @@ impl Gates {
                 reason: verdict.reason.to_owned(),
             };
             known.written = Some((gate, now));
+            known.not_before = now.plus(PACE);
+            known.backoff.reset();
+        }
+    }
+
+    /// It was refused.
+    fn refused(&mut self, uid: &str, now: Mono) {
+        if let Some(known) = self.pods.get_mut(uid) {
+            known.not_before = now.plus(known.backoff.next(Wrong::Refused, fastrand::f64()));
         }
     }
 }
@@ -173,6 +212,7 @@ pub(super) async fn keep(
     let mut gates = Gates::default();
     let mut backoff = Backoff::default();
     let mut due = Instant::now();
+    let mut silent_until = due;
     loop {
         tokio::select! {
             fact = facts.0.recv() => match fact {
@@ -182,26 +222,39 @@ pub(super) async fn keep(
             changed = pods.changed() => if changed.is_err() { return },
             () = sleep_until(due) => {}
         }
+        if Instant::now() < silent_until {
+            // Nobody answers: what is told meanwhile is only noted.
+            due = silent_until;
+            continue;
+        }
         let picture = pods.borrow_and_update().clone();
         let (wanted, again) = gates.due(&picture, clock::now());
         due = Instant::now() + again;
         for (pod, verdict) in wanted {
-            match write(&client, &pod, &verdict).await {
+            let written = write(&client, &pod, &verdict).await;
+            let now = clock::now();
+            match written {
                 Ok(()) => {
                     backoff.reset();
-                    gates.wrote(&pod.uid, &verdict, clock::now());
+                    gates.wrote(&pod.uid, &verdict, now);
                 }
                 // The pod is gone, or another one has its name.
-                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
-                Err(error) => {
-                    let wrong = health.failed(Feature::Conditions, &error);
-                    let wait = backoff.next(wrong, fastrand::f64());
-                    due = due.min(Instant::now() + wait);
-                    if wrong == Wrong::NoAnswer {
+                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
+                    gates.refused(&pod.uid, now);
+                }
+                Err(error) => match health.failed(Feature::Conditions, &error) {
+                    Wrong::Refused => {
+                        gates.refused(&pod.uid, now);
+                        due = Instant::now();
+                    }
+                    Wrong::NoAnswer => {
                         // The others would wait for nothing, too.
+                        let wait = backoff.next(Wrong::NoAnswer, fastrand::f64());
+                        silent_until = Instant::now() + wait;
+                        due = silent_until;
                         break;
                     }
-                }
+                },
             }
         }
     }
@@ -279,7 +332,81 @@ mod tests {
         // The API has not told of it yet.
         assert_eq!(reasons(&gates.due(&unset, start).0), [""; 0]);
         gates.take(Fact::Ready(process(1), EngineReady::Accepts));
-        assert_eq!(reasons(&gates.due(&unset, start).0), ["EngineAccepts"]);
+        let later = start.plus(PACE);
+        assert_eq!(reasons(&gates.due(&unset, later).0), ["EngineAccepts"]);
+    }
+
+    #[test]
+    fn a_pod_whose_engines_come_and_go_costs_the_api_a_write_a_second() {
+        let mut gates = Gates::default();
+        gates.take(Fact::Placed(process(1), "u1".into()));
+        let unset = pods(Some(Gate::default()));
+        let start = Mono(1_000_000_000);
+        let mut writes = 0;
+        for step in 0..400_u64 {
+            let now = start.plus(Duration::from_millis(step * 10));
+            let ready = [STARTING, EngineReady::Accepts][usize::from(step / 3 % 2 == 0)];
+            gates.take(Fact::Ready(process(1), ready));
+            let (wanted, again) = gates.due(&unset, now);
+            for (_, verdict) in &wanted {
+                gates.wrote("u1", verdict, now);
+                writes += 1;
+            }
+            assert!(again <= AGAIN, "{again:?}");
+        }
+        assert!((4..=5).contains(&writes), "{writes}");
+        // What it is in the end is written soon.
+        gates.take(Fact::Ready(process(1), EngineReady::Accepts));
+        let now = start.plus(Duration::from_secs(4));
+        let (_, again) = gates.due(&unset, now);
+        assert!(again <= PACE, "{again:?}");
+        let (wanted, _) = gates.due(&unset, now.plus(PACE));
+        assert_eq!(reasons(&wanted), ["EngineAccepts"]);
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_not_tried_at_every_news() {
+        let mut gates = Gates::default();
+        gates.take(Fact::Placed(process(1), "u1".into()));
+        gates.take(Fact::Ready(process(1), STARTING));
+        let unset = pods(Some(Gate::default()));
+        let start = Mono(1_000_000_000);
+        assert_eq!(gates.due(&unset, start).0.len(), 1);
+        gates.refused("u1", start);
+        let soon = start.plus(Duration::from_millis(100));
+        assert_eq!(gates.due(&unset, soon).0.len(), 0);
+        let later = start.plus(Duration::from_millis(250));
+        assert_eq!(gates.due(&unset, later).0.len(), 1);
+        for _ in 0..20 {
+            gates.refused("u1", later);
+        }
+        let (wanted, again) = gates.due(&unset, later.plus(AGAIN));
+        assert_eq!(wanted.len(), 0);
+        assert!(!again.is_zero() && again <= AGAIN, "{again:?}");
+        let later = later.plus(Duration::from_secs(30));
+        assert_eq!(gates.due(&unset, later).0.len(), 1);
+    }
+
+    #[test]
+    fn a_process_is_known_until_its_last_loop_has_ended() {
+        let mut gates = Gates::default();
+        let of = |tid| LoopId {
+            process: process(1),
+            tid: Tid(tid),
+        };
+        for fact in [
+            Fact::Began(of(1)),
+            Fact::Began(of(2)),
+            Fact::Placed(process(1), "u1".into()),
+            Fact::Ready(process(1), STARTING),
+            Fact::Ended(of(2)),
+        ] {
+            gates.take(fact);
+        }
+        assert_eq!(gates.of("u1"), [STARTING]);
+        gates.take(Fact::Ended(of(1)));
+        assert_eq!(gates.of("u1"), []);
+        assert!(gates.processes.is_empty());
     }
 
     #[test]

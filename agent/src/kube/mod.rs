@@ -71,7 +71,7 @@ impl Kube {
         let (events, wanted) = EventSender::channel(health.clone());
         let (gates, facts) = GateSender::channel();
         let gates = settings.writes.engine_ready.then_some(gates);
-        let (is_first, first) = std::sync::mpsc::channel();
+        let (is_first, first) = std::sync::mpsc::sync_channel(1);
         let queues = (wanted, facts);
         runtime.spawn(run(settings, health.clone(), queues, is_first, changed));
         Self {
@@ -111,7 +111,7 @@ async fn run(
     settings: Settings,
     health: Arc<Health>,
     (wanted, facts): (events::Wanted, gates::Facts),
-    is_first: std::sync::mpsc::Sender<()>,
+    is_first: std::sync::mpsc::SyncSender<()>,
     changed: impl Fn(Arc<Pods>) + Send + Sync + 'static,
 ) {
     let server = client::configure(&settings, &health).await;
@@ -133,8 +133,8 @@ async fn run(
         // Where no gates are kept, nobody looks at it.
         let _ = picture.send(pods.clone());
         changed(pods);
-        // Nobody may be waiting any more.
-        let _ = is_first.send(());
+        // Nobody may be waiting any more: one is enough.
+        let _ = is_first.try_send(());
     })
     .await;
 }

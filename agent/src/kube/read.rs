@@ -1,6 +1,7 @@
 //! A pod of the API as the rest of the agent knows it. Pure; every field of the API may be missing.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{self as api, ContainerStatus};
@@ -14,7 +15,8 @@ use crate::pipeline::liveness::{self, ContainerProbes, ContainerState, Handler, 
 use crate::pipeline::pod::{Pod, PodContainer};
 use crate::pipeline::stamp::{Stamp, Tied};
 
-/// Set on pods that stand for static ones; the API server lets nobody but the node's kubelet set it.
+/// Set on pods that stand for static ones, when they are made: by the node's kubelet, or by somebody who may make pods and pretends.
+/// Who names another's hash so takes nothing from it: an id that two pods claim is neither one's, and the containers' are still known.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 /// What stands for a static pod in cgroup paths.
 const HASH: &str = "kubernetes.io/config.hash";
@@ -32,16 +34,27 @@ pub(super) fn pod(pod: &api::Pod, clock: Tied) -> Option<Pod> {
     let grace = grace.unwrap_or(ProbeSpec::TERMINATION_GRACE);
     let killed_at = meta.deletion_timestamp.as_ref().map(|at| mono(at, clock));
     let statuses = statuses(pod);
-    let containers = containers(spec).map(|(container, kind)| {
-        let status = statuses.get(container.name.as_str());
+    let place = Place::of(pod, spec);
+    let as_told = |name: &str, probes: ContainerProbes| {
+        let status = statuses.get(name);
         PodContainer {
-            name: container.name.clone(),
+            name: name.to_owned(),
             id: status.and_then(|status| id(status)),
             life: liveness::Container {
-                probes: probes(container, kind, grace),
+                probes,
                 state: state(status.copied(), killed_at, clock),
             },
         }
+    };
+    let containers = containers(spec)
+        .map(|(container, kind)| as_told(&container.name, probes(container, kind, grace, &place)));
+    // Added for debugging, and never probed.
+    let added = spec.ephemeral_containers.iter().flatten().map(|added| {
+        let probes = ContainerProbes {
+            termination_grace: grace,
+            ..ContainerProbes::default()
+        };
+        as_told(&added.name, probes)
     });
     Some(Pod {
         cgroup_uid: hash.unwrap_or(&uid).to_ascii_lowercase(),
@@ -51,8 +64,43 @@ pub(super) fn pod(pod: &api::Pod, clock: Tied) -> Option<Pod> {
         labels: meta.labels.clone().unwrap_or_default(),
         annotations: ours(annotations),
         gate: gate(pod),
-        containers: containers.collect(),
+        containers: containers.chain(added).collect(),
     })
+}
+
+/// Where the pod is reached.
+struct Place {
+    addresses: Vec<IpAddr>,
+    of_node: bool,
+}
+
+impl Place {
+    fn of(pod: &api::Pod, spec: &api::PodSpec) -> Self {
+        let status = pod.status.as_ref();
+        let one = status.and_then(|status| status.pod_ip.as_ref());
+        let all = status.and_then(|status| status.pod_ips.as_ref());
+        let all = all.into_iter().flatten().map(|address| &address.ip);
+        Self {
+            addresses: one
+                .into_iter()
+                .chain(all)
+                .filter_map(|ip| ip.parse().ok())
+                .collect(),
+            of_node: spec.host_network == Some(true),
+        }
+    }
+
+    /// Whether the host that a probe names is the pod itself. The kubelet connects from the node: its loopback is that of a pod on the
+    /// node's own network, and of no other.
+    fn is(&self, host: Option<&String>) -> bool {
+        let Some(host) = host.filter(|host| !host.is_empty()) else {
+            return true;
+        };
+        match host.parse::<IpAddr>() {
+            Ok(ip) => self.addresses.contains(&ip) || (self.of_node && ip.is_loopback()),
+            Err(_) => self.of_node && host == "localhost",
+        }
+    }
 }
 
 /// How our condition stands, if the pod names it among its gates.
@@ -79,11 +127,11 @@ fn gate(pod: &api::Pod) -> Option<Gate> {
 enum Kind {
     /// Runs while the pod does, a sidecar among the init containers too.
     Lasting,
-    /// An init container that has to end, or one that was added for debugging: the kubelet probes neither.
+    /// An init container that has to end: the kubelet does not probe it.
     Passing,
 }
 
-/// All containers of a pod.
+/// All containers of a pod but those that were added later.
 fn containers(spec: &api::PodSpec) -> impl Iterator<Item = (&api::Container, Kind)> {
     let init = spec.init_containers.iter().flatten().map(|container| {
         let lasts = container.restart_policy.as_deref() == Some("Always");
@@ -97,7 +145,8 @@ fn statuses(pod: &api::Pod) -> BTreeMap<&str, &ContainerStatus> {
     let status = pod.status.as_ref();
     let main = status.and_then(|status| status.container_statuses.as_ref());
     let init = status.and_then(|status| status.init_container_statuses.as_ref());
-    let all = main.into_iter().chain(init).flatten();
+    let added = status.and_then(|status| status.ephemeral_container_statuses.as_ref());
+    let all = main.into_iter().chain(init).chain(added).flatten();
     all.map(|status| (status.name.as_str(), status)).collect()
 }
 
@@ -117,10 +166,16 @@ fn state(status: Option<&ContainerStatus>, killed_at: Option<Mono>, clock: Tied)
     }
 }
 
-fn probes(container: &api::Container, kind: Kind, grace: Duration) -> ContainerProbes {
+fn probes(
+    container: &api::Container,
+    kind: Kind,
+    grace: Duration,
+    place: &Place,
+) -> ContainerProbes {
     let read = |probe: &Option<api::Probe>| {
         let probe = probe.as_ref().filter(|_| kind == Kind::Lasting)?;
-        self::probe(probe, container.ports.as_deref().unwrap_or_default())
+        let ports = container.ports.as_deref().unwrap_or_default();
+        self::probe(probe, ports, place)
     };
     let lifecycle = container.lifecycle.as_ref();
     ContainerProbes {
@@ -132,16 +187,20 @@ fn probes(container: &api::Container, kind: Kind, grace: Duration) -> ContainerP
     }
 }
 
-fn probe(probe: &api::Probe, ports: &[api::ContainerPort]) -> Option<Probe> {
+fn probe(probe: &api::Probe, ports: &[api::ContainerPort], place: &Place) -> Option<Probe> {
     let port = |port: &IntOrString| match port {
         IntOrString::Int(port) => u16::try_from(*port).ok(),
         IntOrString::String(name) => {
             let named = ports.iter().find(|port| port.name.as_ref() == Some(name));
-            named.and_then(|port| u16::try_from(port.container_port).ok())
+            match named {
+                Some(port) => u16::try_from(port.container_port).ok(),
+                // The kubelet's last resort, too.
+                None => name.parse().ok(),
+            }
         }
     };
     // A probe of another host says nothing about the loop.
-    let own = |host: &Option<String>| host.as_ref().is_none_or(String::is_empty);
+    let own = |host: &Option<String>| place.is(host.as_ref());
     let handler = if let Some(get) = &probe.http_get {
         if own(&get.host) {
             Handler::HttpGet {
@@ -321,6 +380,74 @@ mod tests {
             .liveness
             .unwrap();
         assert_eq!(probe.handler, Handler::Exec);
+    }
+
+    #[test]
+    fn a_host_that_is_the_pod_itself_is_no_other_host() {
+        let handler = |network: bool, host: &str| {
+            let mut pod = example();
+            pod["spec"]["hostNetwork"] = json!(network);
+            pod["status"]["podIP"] = json!("10.1.2.3");
+            pod["status"]["podIPs"] = json!([{ "ip": "10.1.2.3" }, { "ip": "fd00::3" }]);
+            for probe in ["httpGet", "tcpSocket"] {
+                let named = json!({ probe: { "host": host, "port": 80 } });
+                let name = if probe == "httpGet" {
+                    "livenessProbe"
+                } else {
+                    "readinessProbe"
+                };
+                pod["spec"]["containers"][0][name] = named;
+            }
+            let probes = read(pod).unwrap().containers[0].life.probes.clone();
+            let handlers = [probes.liveness, probes.readiness];
+            handlers.map(|probe| probe.unwrap().handler)
+        };
+        let own = [
+            Handler::HttpGet { port: 80 },
+            Handler::TcpSocket { port: 80 },
+        ];
+        let other = [Handler::Exec; 2];
+        // The kubelet connects from the node's network: its loopback is that of a pod on it, as those of the control plane are.
+        for (network, host, expected) in [
+            (true, "127.0.0.1", own),
+            (true, "localhost", own),
+            (true, "::1", own),
+            (false, "127.0.0.1", other),
+            (false, "10.1.2.3", own),
+            (false, "fd00::3", own),
+            (true, "10.1.2.4", other),
+            (false, "example.org", other),
+        ] {
+            assert_eq!(handler(network, host), expected, "{host} {network}");
+        }
+    }
+
+    #[test]
+    fn a_container_that_was_added_for_debugging_has_its_name_and_no_probe() {
+        let mut pod = example();
+        pod["spec"]["ephemeralContainers"] =
+            json!([{ "name": "debug", "livenessProbe": { "httpGet": { "port": 1 } } }]);
+        pod["status"]["ephemeralContainerStatuses"] = json!([{ "name": "debug", "image": "", "imageID": "", "ready": false,
+            "restartCount": 0, "containerID": "containerd://DEB" }]);
+        let read = read(pod).unwrap();
+        let debug = read.containers.last().unwrap();
+        let known = (debug.name.as_str(), debug.id.as_deref());
+        assert_eq!(known, ("debug", Some("deb")));
+        assert_eq!(debug.life.probes.liveness, None);
+    }
+
+    #[test]
+    fn other_annotations_under_our_prefix_hide_none_of_ours() {
+        let mut pod = example();
+        for number in 0..20 {
+            let key = format!("loopwarden.dev/a{number}");
+            pod["metadata"]["annotations"][key] = json!("x");
+        }
+        pod["metadata"]["annotations"]["loopwarden.dev/stall-after"] = json!("1s");
+        let read = read(pod).unwrap();
+        assert_eq!(read.annotations["mode"], "observe");
+        assert_eq!(read.annotations["stall-after"], "1s");
+        assert!(read.annotations.len() <= 8, "{:?}", read.annotations);
     }
 
     #[test]

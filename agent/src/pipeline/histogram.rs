@@ -20,6 +20,17 @@ impl Histogram {
             .fold(0, |sum, count| sum.saturating_add(*count))
     }
 
+    /// Takes in the counts of another one of the same bounds.
+    pub fn absorb(&mut self, other: &Self) {
+        if self.counts.is_empty() {
+            self.clone_from(other);
+            return;
+        }
+        for (own, more) in self.counts.iter_mut().zip(&other.counts) {
+            *own = own.saturating_add(*more);
+        }
+    }
+
     /// The bound below which the share `q` (0 to 1) of the durations lie, never more than `max`; `None` if it is empty.
     #[must_use]
     pub fn quantile(&self, q: f64, max: Duration) -> Option<Duration> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cause::{Cause, CauseKind};
-use super::engines::News;
+use super::engines::{EngineNews, News};
 use super::evidence::Evidence;
 use super::histogram::Histogram;
 use super::ids::{IncidentId, LoopId, Mono, Pid};
@@ -242,6 +242,17 @@ pub struct LoopTotals {
     pub histogram: Histogram,
 }
 
+impl LoopTotals {
+    /// Takes in those of another loop.
+    pub fn absorb(&mut self, other: &Self) {
+        self.iterations = self.iterations.saturating_add(other.iterations);
+        self.idle = self.idle.saturating_add(other.idle);
+        self.busy = self.busy.saturating_add(other.busy);
+        self.max = self.max.max(other.max);
+        self.histogram.absorb(&other.histogram);
+    }
+}
+
 /// One thing to tell.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Notice {
@@ -345,4 +356,19 @@ pub enum Notice {
         /// How often.
         count: u64,
     },
+}
+
+impl Notice {
+    /// The incident whose end it tells.
+    #[must_use]
+    pub fn ends(&self) -> Option<IncidentId> {
+        match self {
+            Self::StallClosed { view, .. } => Some(view.incident),
+            Self::Engine { news, .. } => match &news.what {
+                EngineNews::StartupRace(race) => Some(race.incident),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
 }

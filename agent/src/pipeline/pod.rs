@@ -37,6 +37,9 @@ pub struct Pod {
 /// The prefix of our annotations.
 pub const ANNOTATIONS: &str = "loopwarden.dev/";
 
+/// Those that mean something, without it.
+pub const KEYS: [&str; 4] = ["mode", "stall-after", "engine", "grace"];
+
 /// One container of a pod.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct PodContainer {

@@ -85,6 +85,7 @@ impl Sentinel {
             loop_thread: watched.info.is_some(),
             loop_condition,
             target_ending: parent.and_then(|process| process.ending),
+            ends_by: parent.and_then(|process| self.ends_by(process)),
             children,
             held_until,
             throttled: self.throttled(id.process.pid, episode, engine_throttled, now),

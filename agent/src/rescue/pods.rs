@@ -115,6 +115,13 @@ impl Sentinel {
         self.due = self.due.min(now);
     }
 
+    /// Until when its pod gives a process to end that was told to, where the pod is known.
+    pub(super) fn ends_by(&self, process: &Process) -> Option<Mono> {
+        let told = process.ending?;
+        let found = self.rules.pod(process.seat.as_ref()?)?;
+        Some(found.container()?.life.ends_by(told))
+    }
+
     /// The probe that a stall of a process lets fail, and its port where that is known: what its pod says, and only where no pod
     /// tells what the configuration does.
     pub(super) fn probe_of(&self, pid: Pid, target: usize) -> Option<(ProbeSpec, Option<u16>)> {

@@ -62,6 +62,12 @@ impl Probed {
         sharing::others(pid, holders)
     }
 
+    /// Whether the probe of who has a port in this way is the one that is looked for there: two containers of a pod may name the same.
+    fn decides(&self, hold: Hold, port: Listener) -> bool {
+        let others = self.holders.get(&port).into_iter().flatten();
+        hold != Hold::Elsewhere || others.into_iter().all(|(_, other)| *other <= hold)
+    }
+
     fn forget_holder(&mut self, pid: Pid, port: Listener) {
         if let Some(holders) = self.holders.get_mut(&port) {
             holders.retain(|(holder, _)| *holder != pid);
@@ -78,6 +84,12 @@ impl Probed {
         if self.parked.len() < MOST_PARKED {
             self.parked.insert(port, (probes, now));
         }
+    }
+
+    fn is_elsewhere(&self, pid: Pid) -> bool {
+        let mut ports = self.ports.get(&pid).into_iter().flatten();
+        let of = |port| self.holders.get(port).into_iter().flatten();
+        ports.any(|port| of(port).any(|holder| *holder == (pid, Hold::Elsewhere)))
     }
 
     fn are_seen(&self, pid: Pid, now: Mono) -> bool {
@@ -97,7 +109,10 @@ impl Sentinel {
             .values()
             .filter(|watched| watched.liveness.is_some())
             .map(|watched| (watched.id.process.pid, watched.target))
-            .filter(|(pid, _)| !self.probed.are_seen(*pid, now))
+            .filter(|(pid, _)| {
+                // Who does not listen where it is probed may do so later.
+                !self.probed.are_seen(*pid, now) || self.probed.is_elsewhere(*pid)
+            })
             .collect();
         for (pid, target) in unseen {
             let before = self.probed.asks.get(&pid);
@@ -142,8 +157,17 @@ impl Sentinel {
             self.probed.forget_holder(pid, *port);
         }
         for (listener, hold) in holdings.into_iter().take(MOST_PORTS) {
+            // Who names a port on the command line or in the configuration means it, whoever stands in front of the loop.
+            let hold = if spec.of_pod {
+                hold
+            } else {
+                hold.max(Hold::Named)
+            };
+            let decides = self.probed.decides(hold, listener);
             if let Some(probes) = self.probed.probes.get_mut(&listener) {
-                probes.follow(spec, now);
+                if decides {
+                    probes.follow(spec, now);
+                }
             } else if let Err(error) = self.sensor.watch_port(listener) {
                 log::warn!(
                     "the kubelet's probes of process {pid} are not seen, so that the forecast is as exact as their period: {error}. `loopwarden doctor` says what is missing"
@@ -171,6 +195,12 @@ impl Sentinel {
     /// It is another probe that decides about a process.
     pub(super) fn follows(&mut self, pid: Pid, spec: ProbeSpec, now: Mono) {
         for port in self.probed.ports.get(&pid).into_iter().flatten() {
+            let holders = self.probed.holders.get(port).into_iter().flatten();
+            let own = holders.filter(|(holder, _)| *holder == pid);
+            let hold = own.map(|(_, hold)| *hold).max();
+            if hold.is_some_and(|hold| !self.probed.decides(hold, *port)) {
+                continue;
+            }
             if let Some(probes) = self.probed.probes.get_mut(port) {
                 probes.follow(spec, now);
             }

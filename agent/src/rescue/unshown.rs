@@ -192,6 +192,7 @@ impl Sentinel {
             loop_thread: false,
             loop_condition: Condition::Free,
             target_ending: parent.ending,
+            ends_by: self.ends_by(parent),
             children,
             held_until: None,
             throttled: Duration::ZERO,

@@ -10,14 +10,45 @@ use super::event;
 use crate::export::delivery::Event;
 use crate::export::otlp::attribute;
 use crate::export::registry::Now;
-use crate::pipeline::record::{Action, IncidentRecord};
+use crate::pipeline::engines::record::RaceRecord;
+use crate::pipeline::engines::{EngineNews, EngineView, News, StartupRace};
+use crate::pipeline::record::{Action, IncidentRecord, Who};
 use crate::pipeline::stamp::Stamp;
 use crate::pipeline::{ActionNotice, LoopId, LoopInfo, Mono, Notice, Outcome, PidKey, StallView};
 
 /// The events of a record: its actions, and its end, which says it all.
 #[must_use]
 pub fn late(record: &IncidentRecord, now: Now) -> Vec<Event> {
-    let mut events: Vec<Event> = notices(record)
+    marked(notices(record), now)
+}
+
+/// The event of a startup race.
+#[must_use]
+pub fn late_race(record: &RaceRecord, now: Now) -> Vec<Event> {
+    let race = StartupRace {
+        incident: record.incident,
+        engine: EngineView {
+            pid: record.engine,
+            exe: record.exe.clone(),
+            generation: record.generation,
+        },
+        began: Mono(0),
+        lasted: record.lasted,
+        refused: record.refused,
+        port: record.port,
+        startup: record.startup,
+    };
+    let news = News {
+        at: Mono(0),
+        what: EngineNews::StartupRace(Box::new(race)),
+    };
+    let info = info(&record.who);
+    marked(vec![(record.ended, Notice::Engine { info, news })], now)
+}
+
+/// Their events, marked as late.
+fn marked(notices: Vec<(Stamp, Notice)>, now: Now) -> Vec<Event> {
+    let mut events: Vec<Event> = notices
         .into_iter()
         .filter_map(|(time, notice)| {
             // The notice is of moment 0, and so is `then`.
@@ -41,7 +72,7 @@ fn notices(record: &IncidentRecord) -> Vec<(Stamp, Notice)> {
     let Some(end) = record.outcome else {
         return Vec::new();
     };
-    let info = info(record);
+    let info = info(&record.who);
     let mut notices: Vec<(Stamp, Notice)> = record
         .actions
         .iter()
@@ -96,8 +127,7 @@ fn action_notice(record: &IncidentRecord, action: &Action) -> Option<ActionNotic
     })
 }
 
-fn info(record: &IncidentRecord) -> Arc<LoopInfo> {
-    let who = &record.who;
+fn info(who: &Who) -> Arc<LoopInfo> {
     Arc::new(LoopInfo {
         id: LoopId {
             process: PidKey {

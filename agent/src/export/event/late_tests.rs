@@ -154,6 +154,44 @@ fn a_late_event_is_the_one_that_was_missed() {
 }
 
 #[test]
+fn a_late_startup_race_is_the_one_that_was_missed() {
+    let race = StartupRace {
+        incident: IncidentId(5),
+        engine: EngineView {
+            pid: Pid(9),
+            exe: "query-engine".into(),
+            generation: 2,
+        },
+        began: Mono(3_000_000_000),
+        lasted: Duration::from_secs(5),
+        refused: 312,
+        port: Some(4466),
+        startup: Some(Duration::from_secs(4)),
+    };
+    let info = loop_info();
+    let clock = Tied {
+        mono: NOW.mono,
+        wall: Stamp(NOW.unix_ns / 1000),
+    };
+    let at = Mono(8_000_000_000);
+    let record = RaceRecord::new(IncidentId(2), &info, &race, at, clock);
+    let what = EngineNews::StartupRace(Box::new(race));
+    let news = News { at, what };
+    let missed = event(&Notice::Engine { info, news }, NOW).unwrap();
+    assert_eq!(missed.ends, Some(IncidentId(5)));
+    let [late] = &late_race(&record, NOW)[..] else {
+        panic!("one event is expected");
+    };
+    assert_eq!(late.ends, missed.ends);
+    assert_eq!(late.record.time_unix_nano, missed.record.time_unix_nano);
+    assert_eq!(late.record.body, missed.record.body);
+    let mut expected = missed.record;
+    let mark = attribute("loopwarden.late", Value::BoolValue(true));
+    expected.attributes.push(mark);
+    assert_eq!(attributes(&late.record), attributes(&expected));
+}
+
+#[test]
 fn an_incident_that_lasts_has_no_late_events() {
     let (_, mut record) = told();
     record.outcome = None;

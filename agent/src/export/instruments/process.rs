@@ -23,8 +23,10 @@ pub(super) struct ProcessKey {
 pub(super) struct Process {
     /// `None` if there was no room.
     pub(super) group: Option<GroupId>,
-    /// Its loops, those that ended too: their counts stay part of the sum.
+    /// Its loops.
     pub(super) loops: HashMap<LoopId, Loop>,
+    /// What those have counted that ended some time ago: it stays part of the sum.
+    pub(super) past: LoopTotals,
     /// What is known of its engines; nothing without engines.
     pub(super) engines: Option<EngineState>,
 }
@@ -82,14 +84,28 @@ impl Loop {
     }
 }
 
+impl Process {
+    /// Keeps no more than the counts of loops that have ended: a server may start a thread with one for every request.
+    pub(super) fn forget_ended(&mut self, may_come_back: impl Fn(LoopId) -> bool) {
+        let past = &mut self.past;
+        self.loops.retain(|id, record| {
+            let is_over = record.ended && !may_come_back(*id);
+            if is_over {
+                past.absorb(&record.totals);
+            }
+            !is_over
+        });
+    }
+}
+
 /// Writes the counts and gauges of one process.
 pub(super) fn show(registry: &mut Registry, process: &Process, now: Now) {
     let Some(group) = process.group else { return };
     let sum = |part: fn(&LoopTotals) -> Duration| {
-        process
-            .loops
-            .values()
-            .fold(Duration::ZERO, |sum, l| sum.saturating_add(part(&l.totals)))
+        let loops = process.loops.values();
+        loops.fold(part(&process.past), |sum, l| {
+            sum.saturating_add(part(&l.totals))
+        })
     };
     let busy = sum(|totals| totals.busy).as_secs_f64();
     registry.raise(
@@ -107,7 +123,9 @@ pub(super) fn show(registry: &mut Registry, process: &Process, now: Now) {
         idle,
         now,
     );
-    let counts = fold::iterations(process.loops.values().map(|l| &l.totals.histogram));
+    let loops = process.loops.values().map(|l| &l.totals);
+    let all = loops.chain([&process.past]);
+    let counts = fold::iterations(all.map(|totals| &totals.histogram));
     registry.fill(group, Metric::LoopIteration, &counts, busy, now);
     let stalls = || process.loops.values().filter_map(|l| l.stall.as_ref());
     let oldest = stalls()

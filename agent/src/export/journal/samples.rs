@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::pipeline::engines::record::RaceRecord;
 use crate::pipeline::evidence::{Stack, StackKind};
 use crate::pipeline::record::{
     Action, Capture, End, Entry, InForce, IncidentRecord, State, VERSION, What, Who,
@@ -101,5 +102,25 @@ pub(super) fn action() -> Action {
         grace: Duration::from_millis(500),
         grace_reason: None,
         detail: None,
+    }
+}
+
+/// The record of a startup race.
+pub(super) fn race(incident: u128) -> RaceRecord {
+    let of = record(incident, Duration::from_secs(1), 3);
+    RaceRecord {
+        v: of.v,
+        incident: of.incident,
+        run: of.run,
+        began: of.opened,
+        ended: of.opened,
+        who: of.who,
+        lasted: Duration::from_secs(5),
+        refused: 50,
+        engine: Pid(9),
+        exe: "engine".into(),
+        generation: 1,
+        port: None,
+        startup: None,
     }
 }

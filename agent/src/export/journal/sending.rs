@@ -10,7 +10,7 @@ use super::read::{at, from};
 use super::writer::{Position, Writer};
 use crate::export::clock;
 use crate::export::delivery::{Delivery, EventSink};
-use crate::export::event::late;
+use crate::export::event::{late, late_race};
 use crate::pipeline::record::State;
 use crate::pipeline::{IncidentId, Mono};
 
@@ -99,10 +99,13 @@ impl Sending {
             );
         }
         from(dir, start, |at, line| {
-            if let Line::Incident(record) = line
-                && record.state == State::Closed
-            {
-                left.push_back((record.incident, at));
+            let over = match line {
+                Line::Incident(record) if record.state == State::Closed => Some(record.incident),
+                Line::Race(race) => Some(race.incident),
+                Line::Incident(_) | Line::Aggregate(_) => None,
+            };
+            if let Some(incident) = over {
+                left.push_back((incident, at));
                 if left.len() > MOST {
                     left.pop_front();
                     self.backlog.give_up(1);
@@ -152,6 +155,9 @@ impl Sending {
                 let found = match at(dir, place) {
                     Some(Line::Incident(record)) if record.incident == incident => {
                         late(&record, clock::now())
+                    }
+                    Some(Line::Race(race)) if race.incident == incident => {
+                        late_race(&race, clock::now())
                     }
                     // Rotation or somebody took it.
                     _ => Vec::new(),

@@ -2,7 +2,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use super::super::line;
-use super::super::samples::{RUN, record};
+use super::super::samples::{RUN, race, record};
 use super::*;
 use crate::export::delivery::Event;
 use crate::export::journal::DirError;
@@ -74,6 +74,30 @@ fn what_one_run_did_not_get_rid_of_the_next_one_sends_once() {
     }
     let (_, sending, events) = run(home.path());
     assert_eq!((sent(&events), sending.due()), (Vec::new(), None));
+}
+
+#[test]
+fn a_startup_race_that_no_collector_got_is_sent_too() {
+    let home = tempfile::tempdir().unwrap();
+    let write = |writer: &mut Writer, sending: &mut Sending, incident: u128| {
+        let race = race(incident);
+        let at = writer.append(&line::race(&race).unwrap()).unwrap();
+        sending.appended(Some(race.incident), at, writer.end());
+    };
+    {
+        let (mut writer, mut sending, events) = run(home.path());
+        write(&mut writer, &mut sending, 1);
+        finish(&mut writer, &mut sending, 2);
+        write(&mut writer, &mut sending, 3);
+        sending.delivered(Delivery::GivenUp, &ids(1..2));
+        sending.tick(writer.dir(), Mono(0));
+        assert_eq!(sent(&events), [1]);
+        sending.delivered(Delivery::Taken, &ids(1..2));
+        sending.left(writer.dir(), Mono(10_000_000_000));
+    }
+    let (_, mut sending, events) = run(home.path());
+    assert_eq!(sent(&events), [2, 3]);
+    assert_eq!(sending.given_up(), 0);
 }
 
 #[test]

@@ -288,7 +288,7 @@ impl Worker {
         if let Notice::Engine { info, news } = notice {
             if let EngineNews::StartupRace(race) = &news.what {
                 let record = RaceRecord::new(self.run, info, race, news.at, clock);
-                self.store.write(line::race(&record), None);
+                self.store.write(line::race(&record), Some(race.incident));
             }
             return;
         }

@@ -53,6 +53,8 @@ pub enum News {
 
 /// While there is a risk it is told this often.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
+/// A risk that is imminent is elevated again where the decision is so much further away than that.
+const HOLDS: Duration = Duration::from_millis(500);
 
 impl Risk {
     /// The level now.
@@ -63,9 +65,14 @@ impl Risk {
 
     /// Takes a forecast in; the answer is whether there is something to say.
     pub fn update(&mut self, forecast: Option<&Forecast>, spec: &ProbeSpec, now: Mono) -> News {
+        // What is imminent stays so while the decision moves a little: it moves with every probe.
+        let ahead = match self.level {
+            Level::Imminent => now.plus(HOLDS),
+            Level::None | Level::Elevated => now,
+        };
         let level = match forecast {
             None => Level::None,
-            Some(forecast) if imminent_from(forecast, spec).is_some_and(|from| from <= now) => {
+            Some(forecast) if imminent_from(forecast, spec).is_some_and(|from| from <= ahead) => {
                 Level::Imminent
             }
             Some(_) => Level::Elevated,
@@ -107,4 +114,36 @@ fn imminent_from(forecast: &Forecast, spec: &ProbeSpec) -> Option<Mono> {
     Some(Mono(window.earliest.0.saturating_sub(
         u64::try_from(margin.as_nanos()).unwrap_or(u64::MAX),
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::liveness::Window;
+
+    #[test]
+    fn a_decision_that_moves_a_little_moves_no_level() {
+        let spec = ProbeSpec::new(Duration::from_secs(10), Duration::from_secs(1), 3);
+        let at = |ms: u64| Mono(1_000_000_000_000 + ms * 1_000_000);
+        let decided = |ms| Forecast {
+            failed: 1,
+            decision: Some(Window::even(at(ms), at(ms + 100))),
+            since: Some(at(0)),
+            seen: true,
+        };
+        let mut risk = Risk::default();
+        let mut level = |decision, now| {
+            let news = risk.update(Some(&decided(decision)), &spec, at(now));
+            (risk.level(), news)
+        };
+        let (elevated, imminent) = (Level::Elevated, Level::Imminent);
+        assert_eq!(level(21_000, 10_900), (elevated, News::Change));
+        assert_eq!(level(21_000, 11_000), (imminent, News::Change));
+        // The next probe was a little late.
+        assert_eq!(level(21_080, 11_010), (imminent, News::None));
+        assert_eq!(level(21_480, 11_020), (imminent, News::None));
+        // It is another probe that decides.
+        assert_eq!(level(25_000, 11_030), (elevated, News::Change));
+        assert_eq!(level(21_480, 11_040), (elevated, News::None));
+    }
 }

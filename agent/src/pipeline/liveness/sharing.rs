@@ -9,7 +9,9 @@ use crate::pipeline::{Mono, Pid};
 /// How a process has a port, the less sure first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hold {
-    /// It was named as the port that is probed, and the process is not seen to listen there.
+    /// It was named as the port that is probed, and another process of the same network namespace listens there.
+    Elsewhere,
+    /// It was named as the port that is probed, and nobody is seen to listen there.
     Named,
     /// It has a listening socket of that port, such as a parent that made it for its workers.
     Holds,
@@ -21,9 +23,13 @@ pub enum Hold {
 #[must_use]
 pub fn others(own: Pid, holders: &[(Pid, Hold)]) -> Option<Vec<Pid>> {
     let surest = holders.iter().map(|(_, hold)| *hold).max();
-    if surest.is_none_or(|surest| surest == Hold::Named) {
+    let is_own = |(pid, hold): &&(Pid, Hold)| *pid == own && *hold == Hold::Named;
+    match surest {
+        None => return Some(Vec::new()),
+        Some(Hold::Elsewhere) => return None,
         // Nobody is known to listen: each is taken for the one.
-        return Some(Vec::new());
+        Some(Hold::Named) => return holders.iter().find(is_own).map(|_| Vec::new()),
+        Some(Hold::Holds | Hold::Polls) => {}
     }
     let takers = holders.iter().filter(|(_, hold)| Some(*hold) == surest);
     let (mine, others): (Vec<Pid>, Vec<Pid>) =
@@ -50,9 +56,13 @@ mod tests {
 
     #[test]
     fn who_accepts_counts_before_who_only_holds_the_socket() {
-        use Hold::{Holds, Named, Polls};
+        use Hold::{Elsewhere, Holds, Named, Polls};
         type Row = (&'static [(Pid, Hold)], Option<&'static [Pid]>);
-        let table: [Row; 7] = [
+        let table: [Row; 10] = [
+            // Another container of the pod answers: what fails there is seen, and no stall of this one makes it.
+            (&[(A, Elsewhere)], None),
+            (&[(A, Elsewhere), (B, Polls)], None),
+            (&[(A, Elsewhere), (B, Named)], None),
             (&[], Some(&[])),
             (&[(A, Polls)], Some(&[])),
             (&[(A, Polls), (B, Polls)], Some(&[B])),

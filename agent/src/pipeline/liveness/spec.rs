@@ -169,6 +169,18 @@ pub struct Rhythm {
 }
 
 impl Container {
+    /// Until when it has to have ended, if it was told to then: the longest grace that its pod has for it, or the end of the one with
+    /// which the pod is deleted if that is later (`kubectl delete --grace-period`).
+    #[must_use]
+    pub fn ends_by(&self, told: Mono) -> Mono {
+        let probes = [self.probes.liveness, self.probes.startup];
+        let graces = probes.into_iter().flatten();
+        let graces = graces.filter_map(|probe| probe.termination_grace);
+        let longest = graces.fold(self.probes.termination_grace, Duration::max);
+        let by = told.plus(longest);
+        self.state.killed_at.map_or(by, |at| at.max(by))
+    }
+
     /// What can end it now, if risks are imminent from that margin on.
     #[must_use]
     pub fn threat(&self, imminent_margin: Duration) -> Threat {
@@ -216,5 +228,33 @@ impl Container {
             of_pod: true,
         };
         Threat::Probe { spec, port }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_has_the_longest_grace_of_its_pod_to_end() {
+        let seconds = Duration::from_secs;
+        let told = Mono(1_000_000_000);
+        let mut container = Container::default();
+        assert_eq!(container.ends_by(told), told.plus(seconds(30)));
+        container.probes.termination_grace = seconds(300);
+        let grace = |span| {
+            Some(Probe {
+                termination_grace: Some(seconds(span)),
+                ..Probe::new(Handler::Exec)
+            })
+        };
+        container.probes.liveness = grace(5);
+        assert_eq!(container.ends_by(told), told.plus(seconds(300)));
+        container.probes.startup = grace(400);
+        assert_eq!(container.ends_by(told), told.plus(seconds(400)));
+        for (deleted_until, ends) in [(100, 400), (900, 900)] {
+            container.state.killed_at = Some(told.plus(seconds(deleted_until)));
+            assert_eq!(container.ends_by(told), told.plus(seconds(ends)));
+        }
     }
 }

@@ -111,6 +111,8 @@ pub struct WaitFacts {
     pub loop_condition: Condition,
     /// Last time anybody told the loop's process to end.
     pub target_ending: Option<Mono>,
+    /// Until when its pod gives it for that, where the pod is known.
+    pub ends_by: Option<Mono>,
     /// The loop's live children.
     pub children: Vec<ChildFacts>,
     /// The loop or the child was seen stopped, frozen or throttled until then.

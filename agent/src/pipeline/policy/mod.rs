@@ -22,7 +22,8 @@ use super::ids::{Mono, Pid, PidKey};
 use super::notice::{GraceReason, Signal};
 use super::refusal::Refusal;
 
-/// How long after a termination signal a process counts as ending itself (Kubernetes' default grace period).
+/// How long after a termination signal a process counts as ending itself (Kubernetes' default grace period), where its pod
+/// gives it no longer.
 pub const ENDING: Duration = Duration::from_secs(30);
 /// How often a refusal that can heal is looked at again.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -232,7 +233,7 @@ fn guard(
         return Some((Refusal::NotToldToEnd, soon));
     }
     if let Some(ending) = facts.target_ending {
-        let until = ending.plus(ENDING);
+        let until = ending.plus(ENDING).max(facts.ends_by.unwrap_or_default());
         if now < until {
             return Some((Refusal::TargetEnding, Some(until)));
         }

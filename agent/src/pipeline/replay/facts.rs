@@ -83,6 +83,7 @@ impl<'a> Timeline<'a> {
                 .copied()
                 .filter(|told| *told <= at)
                 .max(),
+            ends_by: look.ends_by,
             children: alive
                 .map(|child| self.child(child, look, next, at))
                 .collect(),

@@ -90,6 +90,7 @@ impl World {
             loop_thread: true,
             loop_condition: Condition::Free,
             target_ending: self.parent(now).ending,
+            ends_by: None,
             children: vec![ChildFacts {
                 key: CHILD,
                 ns_pid: Some(NsPid(7)),

@@ -92,6 +92,7 @@ fn look(asked: u64) -> Look {
         held_until: None,
         throttled: Duration::ZERO,
         free_by: None,
+        ends_by: None,
         other_enforcer: false,
         no_pid_namespace: false,
     }

@@ -160,6 +160,7 @@ impl Look {
             held_until: facts.held_until,
             throttled: facts.throttled,
             free_by: facts.free_by,
+            ends_by: facts.ends_by,
             other_enforcer: facts.guards.other_enforcer,
             no_pid_namespace: facts.guards.no_pid_namespace,
         }
@@ -189,6 +190,7 @@ impl Look {
             held_until: None,
             throttled: Duration::ZERO,
             free_by: None,
+            ends_by: None,
             other_enforcer: false,
             no_pid_namespace: false,
         }

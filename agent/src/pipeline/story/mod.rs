@@ -126,6 +126,9 @@ pub struct Look {
     /// Until when the loop had to be free, so that the kubelet would not decide to kill its container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub free_by: Option<Mono>,
+    /// Until when its pod gave the loop's process to end, where it was told to and the pod is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends_by: Option<Mono>,
     /// Another agent enforced on this process.
     #[serde(default, skip_serializing_if = "is_false")]
     pub other_enforcer: bool,

@@ -44,6 +44,39 @@ fn loops_of_one_process_share_its_series() {
 }
 
 #[test]
+fn loops_that_come_and_go_in_one_process_are_counted_and_not_kept() {
+    let mut subject = instruments();
+    let main = info(7, 7);
+    let mut ms = 0;
+    for tid in 100..1100 {
+        let brief = info(7, tid);
+        ms += 1000;
+        let running = [
+            (main.clone(), totals(10, 100)),
+            (brief.clone(), totals(1, 10)),
+        ];
+        subject.collect(&running, at(ms));
+        let over = Notice::LoopEnded {
+            at: at(ms).mono,
+            info: brief,
+            totals: totals(1, 10),
+            ended_by: EndedBy::Exit,
+        };
+        subject.notice(&over, at(ms));
+    }
+    let active = "loopwarden_loop_time_seconds_total{state=\"active\"}";
+    assert_eq!(shown(&mut subject, at(ms), active), Some(10.1));
+    let iterations = "loopwarden_loop_iteration_duration_seconds_count";
+    let before = shown(&mut subject, at(ms), iterations);
+    let kept = subject.processes.values().map(|known| known.loops.len());
+    let kept = kept.sum::<usize>();
+    assert!(kept < 100, "{kept} loops are kept, of one that lives");
+    subject.collect(&[(main, totals(10, 100))], at(ms + 60_000));
+    assert_eq!(shown(&mut subject, at(ms + 60_000), active), Some(10.1));
+    assert_eq!(shown(&mut subject, at(ms + 60_000), iterations), before);
+}
+
+#[test]
 fn an_end_that_nobody_told_is_noticed_and_counted() {
     let mut subject = instruments();
     subject.collect(&[(info(7, 7), totals(10, 100))], at(0));

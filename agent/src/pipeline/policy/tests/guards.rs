@@ -226,6 +226,26 @@ fn a_target_that_was_told_long_ago_is_not_ending_any_more() {
 }
 
 #[test]
+fn a_target_has_as_long_to_end_as_its_pod_gives_it() {
+    let told = |ends_by| {
+        with(|facts| {
+            facts.target_ending = Some(at(500));
+            facts.ends_by = Some(at(ends_by));
+        })
+    };
+    let rules = EngineRules::default();
+    for now in [30_500, 300_499] {
+        let found = refusal(&told(300_500), &rules, now);
+        assert_eq!(found, Some(Refusal::TargetEnding), "{now}");
+    }
+    let over = decide(&told(300_500), &rules, at(300_500));
+    assert_eq!(over, strike(Signal::Kill, 500));
+    // A pod of a short grace asks for no more than others get.
+    let short = refusal(&told(2500), &rules, 30_499);
+    assert_eq!(short, Some(Refusal::TargetEnding));
+}
+
+#[test]
 fn refusals_that_can_heal_are_looked_at_again() {
     let paused = with(|facts| facts.guards.paused_until = Some(at(9000)));
     let Decision::Refuse { again, .. } = decide(&paused, &EngineRules::default(), at(5000)) else {

@@ -49,6 +49,7 @@ fn wedged() -> WaitFacts {
         loop_thread: true,
         loop_condition: Condition::Free,
         target_ending: None,
+        ends_by: None,
         children: vec![engine()],
         held_until: None,
         throttled: Duration::ZERO,
