@@ -256,8 +256,13 @@ fn shared_pids() -> Result<()> {
     let mut scene = scene(victim, "50ms")?;
     scene.victim.tell_to_end("orphan")?;
     scene.victim.wait_for("orphan", "wait4")?;
-    let refused = scene.refusal("other_container")?;
+    // Only a scan finds it: until it was read where it runs and what, it is refused for that.
+    let pid = scene.victim.pid;
+    let refused = scene.watch.next("that it is another container's", |line| {
+        line.is("action", pid) && line.text("/refused_by") == "other_container"
+    })?;
     ensure!(refused.number("/child") == Some(orphan.into()), "{refused}");
+    scene.watch.linger(200)?;
     alive::must_live("the orphan", orphan)?;
     scene.free(orphan, &refused)?;
     let (engine, _) = wedge(&mut scene)?;
