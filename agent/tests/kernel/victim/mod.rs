@@ -33,7 +33,7 @@ pub(crate) fn play(arguments: &[String]) -> Result<()> {
         ["recorder", pid, mode, grace, engine] => recorder::run(pid, mode, grace, engine),
         ["kubelet", port, probe] => prober::probes(port.parse()?, probe),
         ["client", port] => prober::comes_often(port.parse()?),
-        ["listens", port, after] => server::listens(port.parse()?, after.parse()?),
+        ["listens", port, after] => server::listens(port.parse()?, after),
         ["leader-ends"] => engine::leader_ends(),
         ["wrapper", engine, part @ ..] => engine::wrapper(engine, part),
         ["orphan", engine] => engine::orphan(engine),
