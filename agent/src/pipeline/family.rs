@@ -222,7 +222,7 @@ impl Family {
                     process.exe.clone_from(exe);
                     process.engine = None;
                     process.container = None;
-                    process.seat = None;
+                    // Another program is in the same pod. Should it be ending before it is looked at, nothing would tell any more.
                     if process.key.start_ns == 0 {
                         process.key.start_ns = *start_ns;
                     }
@@ -451,6 +451,11 @@ mod tests {
     #[test]
     fn an_engine_below_a_wrapper_is_found_and_exec_asks_for_a_new_match() {
         let mut family = family();
+        let seat = Seat {
+            uid: None,
+            container: "of a pod".into(),
+        };
+        family.get_mut(Pid(20)).unwrap().seat = Some(seat.clone());
         let born = What::Forked {
             parent: Pid(20),
             ns_pid: Some(8),
@@ -464,7 +469,8 @@ mod tests {
             exe: "query-engine-x".into(),
         };
         assert!(family.apply(&event(30, 61, ran)));
-        assert_eq!(family.get(Pid(30)).unwrap().engine, None);
+        let run = family.get(Pid(30)).unwrap();
+        assert_eq!((run.engine, &run.seat), (None, &Some(seat)));
         family.get_mut(Pid(30)).unwrap().engine = Some(true);
         assert_eq!(family.engines_below(Pid(20)).len(), 1);
         family.apply(&event(
