@@ -222,7 +222,7 @@ impl Family {
                     process.exe.clone_from(exe);
                     process.engine = None;
                     process.container = None;
-                    process.seat = None;
+                    // Another program is in the same pod. Should it be ending before it is looked at, nothing would tell any more.
                     if process.key.start_ns == 0 {
                         process.key.start_ns = *start_ns;
                     }

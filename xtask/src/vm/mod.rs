@@ -20,8 +20,8 @@ mod machine;
 use kernels::Kernel;
 use machine::{Machine, Outcome};
 
-/// qemu emulates, busybox is the tests' user space, strip keeps the image small.
-const PACKAGES: [&str; 3] = ["qemu-system-x86", "busybox-static", "binutils"];
+/// qemu emulates, busybox is the tests' user space, strip keeps the image small, runc starts the tests' containers.
+const PACKAGES: [&str; 4] = ["qemu-system-x86", "busybox-static", "binutils", "runc"];
 
 /// Arguments of `cargo xtask vm`.
 #[derive(Debug, clap::Args)]

@@ -149,6 +149,11 @@ fn a_stop_counts_only_while_it_is_shown() {
 #[test]
 fn an_engine_below_a_wrapper_is_found_and_exec_asks_for_a_new_match() {
     let mut family = family();
+    let seat = Seat {
+        uid: None,
+        container: "of a pod".into(),
+    };
+    family.get_mut(Pid(20)).unwrap().seat = Some(seat.clone());
     let born = What::Forked {
         parent: Pid(20),
         ns_pid: Some(8),
@@ -162,7 +167,8 @@ fn an_engine_below_a_wrapper_is_found_and_exec_asks_for_a_new_match() {
         exe: "query-engine-x".into(),
     };
     assert!(family.apply(&event(30, 61, ran)));
-    assert_eq!(family.get(Pid(30)).unwrap().engine, None);
+    let run = family.get(Pid(30)).unwrap();
+    assert_eq!((run.engine, &run.seat), (None, &Some(seat)));
     family.get_mut(Pid(30)).unwrap().engine = Some(true);
     assert_eq!(family.engines_below(Pid(20)).len(), 1);
     family.apply(&event(

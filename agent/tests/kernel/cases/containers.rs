@@ -82,6 +82,10 @@ pub(super) fn cases() -> Vec<Case> {
             throttled_engine,
         ),
         Case::new("containers::paused_by_the_runtime", paused),
+        Case::new(
+            "containers::what_a_pod_asked_for_holds_while_its_engine_ends",
+            asked_for_to_the_end,
+        ),
     ]
 }
 
@@ -149,20 +153,31 @@ fn rescued(wanted: &Wanted<'_>) -> Result<()> {
     scene.end(&[(engine, "SIGKILL")]).map(|_| ())
 }
 
-/// An engine that has begun to end, and that the kernel keeps closing a connection: version 1 shows it in the root of every
-/// hierarchy from then on.
+/// An engine that has begun to end and goes on: version 1 shows it in the root of every hierarchy from then on.
 fn stuck_in_its_end() -> Result<()> {
     let ground = Ground::make()?;
-    let mut scene = scene(ground.start(&OWN, &["loop", "epoll_wait"])?, "1s")?;
-    let number = scene.add("engine", "lingers", ENGINE)?;
+    let victim = ground.start(&OWN, &["loop", "epoll_wait"])?;
+    cgroup::leave_version_2(victim.pid)?;
+    let mut scene = scene(victim, "300ms")?;
+    let number = scene.add("engine", "leader-ends", ENGINE)?;
     let engine = host_pid(scene.victim.pid, number)?;
     scene.victim.tell_to_end("engine")?;
+    begin_to_end(engine)?;
     scene.victim.wait_for("engine", "wait4")?;
-    alive::until("the engine has begun to end", || {
-        std::fs::read_link(format!("/proc/{engine}/exe")).is_err()
-    })?;
     scene.rescued(engine)?;
     scene.end(&[(engine, "SIGKILL")]).map(|_| ())
+}
+
+/// Has an engine's main thread end, which others survive.
+fn begin_to_end(engine: u32) -> Result<()> {
+    alive::signal(engine, libc::SIGUSR1)?;
+    alive::until_state(engine, 'Z')?;
+    let (place, text) = place_of(engine)?;
+    ensure!(
+        place.seat.is_none() == cgroup::has_version_1("cpu"),
+        "{place:?} in\n{text}"
+    );
+    Ok(())
 }
 
 /// Somebody moves the engine to another container's cgroups after the agent has seen where it is, and later back, in steps.
@@ -256,8 +271,13 @@ fn shared_pids() -> Result<()> {
     let mut scene = scene(victim, "50ms")?;
     scene.victim.tell_to_end("orphan")?;
     scene.victim.wait_for("orphan", "wait4")?;
-    let refused = scene.refusal("other_container")?;
+    // Only a scan finds it: until it was read where it runs and what, it is refused for that.
+    let pid = scene.victim.pid;
+    let refused = scene.watch.next("that it is another container's", |line| {
+        line.is("action", pid) && line.text("/refused_by") == "other_container"
+    })?;
     ensure!(refused.number("/child") == Some(orphan.into()), "{refused}");
+    scene.watch.linger(200)?;
     alive::must_live("the orphan", orphan)?;
     scene.free(orphan, &refused)?;
     let (engine, _) = wedge(&mut scene)?;
@@ -332,4 +352,34 @@ fn paused() -> Result<()> {
     let closed = closed.context("no end of the stall")?;
     ensure!(closed.is_true("/rescued"), "{closed}");
     Ok(())
+}
+
+/// A pod names its engine, the configuration names another. The engine has begun to end, so that version 1 shows it in no pod, when
+/// all processes are looked at again: it is what its pod calls it all the same.
+fn asked_for_to_the_end() -> Result<()> {
+    let ground = Ground::make()?;
+    let mut victim = ground.start(&OWN, &["loop", "epoll_wait"])?;
+    cgroup::leave_version_2(victim.pid)?;
+    let pid = victim.pid.to_string();
+    let mut agent = Victim::start(&["podded", &pid, POD, ID, ENGINE])?;
+    let number = victim.spawn("engine", "leader-ends", ENGINE)?;
+    let engine = host_pid(victim.pid, number)?;
+    must_be_in(&OWN, engine)?;
+    victim.tell_to_end("engine")?;
+    begin_to_end(engine)?;
+    agent.ask("reload", "reloaded")?;
+    victim.wait_for("engine", "wait4")?;
+    let sent = format!("{engine} Sent");
+    loop {
+        let told = agent.answer("action")?;
+        if told == sent {
+            break;
+        }
+        ensure!(!told.contains("NotEngine"), "the pod's engine: {told}");
+    }
+    victim.answer("waited")?;
+    // To start a child can be a stall of its own.
+    while agent.answer("closed")? != "true" {}
+    agent.quit()?;
+    victim.quit()
 }

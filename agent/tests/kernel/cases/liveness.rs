@@ -28,7 +28,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// A probe with this period; its time-out is a quarter, and three failures are the end.
-fn probe(period_ms: u64) -> String {
+pub(super) fn probe(period_ms: u64) -> String {
     format!("{period_ms}ms/{}ms/3", period_ms / 4)
 }
 
@@ -95,7 +95,7 @@ struct Probed {
 }
 
 /// A kubelet comes eight times or so.
-fn period() -> Duration {
+pub(super) fn period() -> Duration {
     Duration::from_millis((600 * u64::from(slowness())).max(1000))
 }
 

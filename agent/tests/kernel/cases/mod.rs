@@ -16,12 +16,14 @@ mod javascript;
 mod late;
 mod liveness;
 mod machine;
+mod ready;
 mod recognition;
 mod refusals;
 mod reload;
 mod replay;
 mod rescue;
 mod stacks;
+mod workers;
 
 /// A test.
 pub(crate) struct Case {
@@ -64,12 +66,14 @@ pub(crate) fn all() -> Vec<Case> {
         late::cases(),
         liveness::cases(),
         machine::cases(),
+        ready::cases(),
         recognition::cases(),
         refusals::cases(),
         reload::cases(),
         replay::cases(),
         rescue::cases(),
         stacks::cases(),
+        workers::cases(),
     ];
     subjects.into_iter().flatten().collect()
 }

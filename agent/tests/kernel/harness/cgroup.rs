@@ -68,6 +68,14 @@ pub(crate) fn folders_of(pid: u32) -> Result<Vec<PathBuf>> {
     Ok(folders)
 }
 
+/// Has a process use version 1 alone where both are mounted, as most runtimes have it.
+pub(crate) fn leave_version_2(pid: u32) -> Result<()> {
+    match mount(None)? {
+        Some(root) if has_version_1("cpu") => move_below(std::slice::from_ref(&root), "", pid),
+        _ => Ok(()),
+    }
+}
+
 /// Moves a process into the folder of that name below each of those, or into those themselves if the name is empty.
 pub(crate) fn move_below(folders: &[PathBuf], name: &str, pid: u32) -> Result<()> {
     for folder in folders {

@@ -23,6 +23,11 @@ pub(crate) struct Node {
 impl Node {
     /// Starts it with a configuration.
     pub(crate) fn start(config: &str) -> Result<Self> {
+        Self::start_logging(config, "warn")
+    }
+
+    /// The same, with more or less of a log among what it says.
+    pub(crate) fn start_logging(config: &str, level: &str) -> Result<Self> {
         let folder = tempfile::tempdir().context("no folder for the configuration")?;
         let file = folder.path().join("config.yaml");
         std::fs::write(&file, config)?;
@@ -30,6 +35,7 @@ impl Node {
             .args(["run", "--config"])
             .arg(&file)
             .env("LOOPWARDEN_RUN_DIR", folder.path())
+            .env("RUST_LOG", level)
             .env_remove("LOOPWARDEN_PLAN")
             .stdin(Stdio::null())
             .stdout(Stdio::null())

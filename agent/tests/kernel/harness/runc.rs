@@ -216,6 +216,10 @@ fn namespaces(pids: Pids) -> Vec<Value> {
         Pids::Of(pid) => list.push(json!({"type": "pid", "path": format!("/proc/{pid}/ns/pid")})),
         Pids::Host => {}
     }
+    // So do runtimes: with version 2 alone a container sees its own cgroup as the root.
+    if !cgroup::has_version_1("cpu") {
+        list.push(json!({"type": "cgroup"}));
+    }
     list
 }
 

@@ -38,7 +38,7 @@ pub(super) fn spawn(kind: &str, program: &str) -> Result<i32> {
     }
 }
 
-/// `late-PORT-MS`: an engine that listens there after so long; `shell-PORT-MS`: one behind a shell.
+/// `late-PORT-MS`: an engine that listens there after so long, `late-PORT-woken`: when it is woken; `shell-PORT-MS`: one behind a shell.
 fn late(kind: &str, program: &str) -> Result<i32> {
     let words: Vec<&str> = kind.split('-').collect();
     match words[..] {

@@ -110,6 +110,23 @@ fn run_worker_after(first: impl FnOnce(&OwnedFd, BorrowedFd<'_>) -> Result<()>) 
     }
 }
 
+/// A worker that answers on a port where others do, each with a socket of its own.
+fn run_server(port: u16) -> Result<()> {
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).context("no epoll")?;
+    let server = Server::beside_others(port)?;
+    epoll::add(
+        &epoll,
+        &server,
+        epoll::EventData::new_u64(1),
+        epoll::EventFlags::IN,
+    )?;
+    answer(&format!("serves {} {}", std::process::id(), server.port()?));
+    loop {
+        sys::wait_readable(PollCall::EpollWait, Some(&epoll), server.as_fd(), TICK_MS)?;
+        server.serve();
+    }
+}
+
 /// A worker whose engine wedges on the wake-up from the first poll of its life; freed, it is a loop like others.
 fn run_wedged_worker(milliseconds: i32, program: &str) -> Result<()> {
     let engine = children::spawn("engine", program)?;
@@ -233,6 +250,13 @@ impl Looper {
                     run_worker()?;
                 }
                 answer(&format!("spawned {pid}"));
+            }
+            // It answers itself.
+            ["fork-server", port] => {
+                if sys::fork()? == 0 {
+                    children::die_with_parent()?;
+                    run_server(port.parse()?)?;
+                }
             }
             ["fork-wedged", milliseconds, program] => {
                 let pid = sys::fork()?;

@@ -9,6 +9,7 @@ mod calls;
 mod children;
 mod engine;
 mod looper;
+mod podded;
 mod prober;
 mod recorder;
 mod server;
@@ -31,9 +32,17 @@ pub(crate) fn play(arguments: &[String]) -> Result<()> {
             Ok(())
         }
         ["recorder", pid, mode, grace, engine] => recorder::run(pid, mode, grace, engine),
+        ["podded", pid, uid, container, engine] => {
+            let known = podded::Known {
+                uid,
+                container,
+                engine,
+            };
+            podded::run(pid, &known)
+        }
         ["kubelet", port, probe] => prober::probes(port.parse()?, probe),
         ["client", port] => prober::comes_often(port.parse()?),
-        ["listens", port, after] => server::listens(port.parse()?, after.parse()?),
+        ["listens", port, after] => server::listens(port.parse()?, after),
         ["leader-ends"] => engine::leader_ends(),
         ["wrapper", engine, part @ ..] => engine::wrapper(engine, part),
         ["orphan", engine] => engine::orphan(engine),

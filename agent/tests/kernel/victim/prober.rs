@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
@@ -94,6 +95,25 @@ impl Server {
         })
     }
 
+    /// With a socket of its own on a port where others have theirs; 0 is a new one.
+    pub(super) fn beside_others(port: u16) -> Result<Self> {
+        use rustix::net::{AddressFamily, SocketType, bind, listen, socket, sockopt};
+        let listener = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+        sockopt::set_socket_reuseport(&listener, true)?;
+        bind(&listener, &SocketAddr::from((Ipv4Addr::LOCALHOST, port))).context("no port")?;
+        listen(&listener, 128)?;
+        let listener = TcpListener::from(listener);
+        listener.set_nonblocking(true)?;
+        Ok(Self {
+            listener,
+            mute: false,
+        })
+    }
+
+    pub(super) fn port(&self) -> Result<u16> {
+        Ok(self.listener.local_addr()?.port())
+    }
+
     pub(super) fn serve(&self) {
         while let Ok((mut connection, _)) = self.listener.accept() {
             if !self.mute {
@@ -101,5 +121,11 @@ impl Server {
                 let _ = connection.write_all(b"1");
             }
         }
+    }
+}
+
+impl AsFd for Server {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
     }
 }

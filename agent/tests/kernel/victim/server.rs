@@ -12,11 +12,18 @@ use crate::sys;
 /// More tries than any test waits for.
 const MOST_TRIES: u64 = 100_000;
 
-/// Listens after so many milliseconds. Each client gets three moments for a byte: before and after it began to listen, and when it
-/// accepted first.
-pub(super) fn listens(port: u16, after_ms: u64) -> Result<()> {
-    answer("ready");
-    std::thread::sleep(Duration::from_millis(after_ms));
+/// Listens after so many milliseconds, or `woken` by [`sys::WAKE`]. Each client gets three moments for a byte: before and after it
+/// began to listen, and when it accepted first.
+pub(super) fn listens(port: u16, after: &str) -> Result<()> {
+    if after == "woken" {
+        sys::be_wakeable()?;
+        answer("ready");
+        sys::nap()?;
+    } else {
+        let after = Duration::from_millis(after.parse()?);
+        answer("ready");
+        std::thread::sleep(after);
+    }
     let before = sys::mono_ns();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).context("the port is taken")?;
     let listened = sys::mono_ns();
