@@ -9,6 +9,7 @@ use loopwarden::pipeline::liveness::{
 use loopwarden::pipeline::{Mono, Pid};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 
 use crate::life::MS;
 use crate::node::{Fate, Node, Sight};
@@ -249,11 +250,23 @@ fn random_fate() -> impl Strategy<Value = Fate> {
     )
 }
 
+/// The same thousand each time; `LOOPWARDEN_PODS` names others, by any number.
+fn runner() -> TestRunner {
+    let Some(seed) = std::env::var("LOOPWARDEN_PODS").ok() else {
+        return TestRunner::deterministic();
+    };
+    let seed: u64 = seed.parse().expect("LOOPWARDEN_PODS is a number");
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    TestRunner::new_with_rng(proptest::test_runner::Config::default(), rng)
+}
+
 /// The table's row, with every kind of probe, restarts and all: a thousand random pods.
 #[test]
 fn the_decision_about_a_pod_is_told() {
     const CASES: u32 = 1000;
-    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let mut runner = runner();
     let strategy = random_fate();
     let (mut exact, mut told_of, mut latest, mut bounds) = (0, 0, f64::MIN, 0);
     for case in 0..CASES {

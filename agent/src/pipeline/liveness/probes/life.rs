@@ -9,15 +9,30 @@ use crate::pipeline::liveness::ProbeSpec;
 /// A period that is so many times another one gives so many phases, and more tell nothing.
 const MOST_PHASES: u128 = 8;
 
+/// So late the API server may tell of a container that has started.
+const TOLD_WITHIN: Duration = Duration::from_secs(2);
+
 impl Probes {
     /// It is another probe that decides from now on: the liveness probe after the startup probe, or one with other numbers.
     pub fn follow(&mut self, spec: ProbeSpec, now: Mono) {
         let before = std::mem::replace(&mut self.spec, spec);
-        if (before.period, before.timeout) == (spec.period, spec.timeout) {
+        if is_same(&before, &spec) {
             return;
         }
         self.news += 1;
         let streams = std::mem::take(&mut self.streams);
+        let former = self.former.replace((before, streams.clone()));
+        let known = former.filter(|(former, _)| is_same(former, &spec));
+        let known = known.map(|(_, known)| known).unwrap_or_default();
+        if known.iter().any(|stream| stream.again > 0) {
+            // The kubelet's workers last as long as the pod: the liveness probe's ticks go on beside those of the startup probe.
+            self.streams = known;
+            for stream in &mut self.streams {
+                stream.restored(now);
+            }
+            self.catch_up(now);
+            return;
+        }
         let seen = streams
             .iter()
             .filter(|stream| stream.may_be_the_probe(&before, now, None));
@@ -28,6 +43,20 @@ impl Probes {
                 let next = tick.plus(ahead);
                 let expected = Stream::expected(stream.client, &spec, next, now);
                 self.streams.push(expected);
+            }
+        }
+    }
+
+    /// The news of a change come late: what was seen meanwhile was of the probe that decides now.
+    fn catch_up(&mut self, now: Mono) {
+        let recent = std::mem::take(&mut self.recent);
+        for (client, probe) in recent.into_iter().rev() {
+            if now.since(probe.start) > TOLD_WITHIN {
+                continue;
+            }
+            self.began(client, probe.start);
+            if let Some((at, how)) = probe.end {
+                self.ended(client, probe.start, at, how);
             }
         }
     }
@@ -47,6 +76,10 @@ impl Probes {
             stream.resumed(at);
         }
     }
+}
+
+fn is_same(one: &ProbeSpec, other: &ProbeSpec) -> bool {
+    (one.period, one.timeout) == (other.period, other.timeout)
 }
 
 /// How far after a tick of one worker another one ticks that began with it.

@@ -10,15 +10,18 @@ mod rhythm;
 mod stream;
 mod tick;
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::{Forecast, Kubelet, ProbeSpec, Window};
+use super::{Forecast, Kubelet, ProbeSpec, Rhythm, Window};
 use crate::pipeline::event::ProbeEnd;
 use crate::pipeline::{Mono, Pid};
 use stream::{EXACT, Probe, Stream, are_near, is_contradiction, nanoseconds};
 
 /// Streams that are followed.
 const MOST_STREAMS: usize = 64;
+/// Connections that are remembered.
+const MOST_RECENT: usize = 16;
 /// A client of more streams than that is no kubelet, whatever the period.
 const MOST_OF_A_CLIENT: usize = 48;
 /// What a real kubelet takes from one probe's end to the next one's start: some 40 ms.
@@ -31,6 +34,10 @@ const STOPS_WITHIN: Duration = Duration::from_secs(2);
 pub struct Probes {
     spec: ProbeSpec,
     streams: Vec<Stream>,
+    /// What the probe was before the last change of its spec, and what was known of it then.
+    former: Option<(ProbeSpec, Vec<Stream>)>,
+    /// The last connections of all.
+    recent: VecDeque<(Client, Probe)>,
     /// Rises with everything that is seen.
     news: u64,
 }
@@ -84,6 +91,8 @@ impl Probes {
         Self {
             spec,
             streams: Vec::new(),
+            former: None,
+            recent: VecDeque::new(),
             news: 0,
         }
     }
@@ -103,12 +112,19 @@ impl Probes {
     /// A process has a connection that it asked for at `start`.
     pub fn began(&mut self, client: Client, start: Mono) {
         self.news += 1;
+        self.recent.truncate(MOST_RECENT - 1);
+        self.recent.push_front((client, Probe { start, end: None }));
         let spec = self.spec;
-        self.streams
-            .retain(|stream| !stream.is_over(&spec, start, Some(Mono(0))));
+        self.streams.retain(|stream| {
+            let comes_no_more = stream.client == client && stream.skipped(&spec, start);
+            !comes_no_more && !stream.is_over(&spec, start, Some(Mono(0)))
+        });
         let find = |is_its: &dyn Fn(&Stream) -> bool| {
-            let its = |stream: &Stream| stream.client == client && is_its(stream);
-            self.streams.iter().position(its)
+            let streams = self.streams.iter().enumerate();
+            let its = streams.filter(|(_, stream)| stream.client == client && is_its(stream));
+            // Who still waits, for longer than the probe would, is another probe, and comes again later.
+            its.min_by_key(|(_, stream)| stream.last.end.is_none())
+                .map(|(place, _)| place)
         };
         let late = find(&|stream| stream.is_made_up_for(&spec, start));
         let in_phase = find(&|stream| stream.is_in_phase(&spec, start));
@@ -151,6 +167,10 @@ impl Probes {
     /// The connection that was asked for at `start` is over.
     pub fn ended(&mut self, client: Client, start: Mono, at: Mono, how: ProbeEnd) {
         self.news += 1;
+        let mut recent = self.recent.iter_mut();
+        if let Some((_, probe)) = recent.find(|(of, probe)| *of == client && probe.start == start) {
+            probe.end = Some((at, how));
+        }
         let spec = self.spec;
         let own = |stream: &Stream| stream.client == client && stream.last.start == start;
         let open = |stream: &Stream| own(stream) && stream.last.end.is_none();
@@ -191,10 +211,15 @@ impl Probes {
             .filter(|stream| stream.may_be_the_probe(&self.spec, now, away))
             .filter(|stream| !self.is_crowd(stream.client, now))
             .collect();
-        self.leave_out_readiness(&mut seen, now);
         // A kubelet connects from the node's own network.
         let of_node = seen.iter().any(|stream| stream.client.of_node);
         seen.retain(|stream| stream.client.of_node == of_node);
+        let shows = |stream: &&Stream| gives_up_alone(&self.spec) && stream.shows();
+        if seen.iter().any(shows) {
+            seen.retain(shows);
+            return seen;
+        }
+        self.leave_out_readiness(&mut seen, now);
         // Who comes in another rhythm comes again after one period, too, now and then.
         let surest = seen.iter().map(|stream| stream.again).max();
         let half = surest.unwrap_or_default().div_ceil(2);
@@ -287,6 +312,13 @@ impl Probes {
         });
         starts.filter(|at| *at > now).min()
     }
+}
+
+/// Whether nothing else of the pod gives up after the same time: who does is the probe.
+fn gives_up_alone(spec: &ProbeSpec) -> bool {
+    let apart = |other: Rhythm| other.timeout.abs_diff(spec.timeout);
+    let least = spec.timeout / 20 + EXACT * 2;
+    spec.readiness.is_some_and(|other| apart(other) > least)
 }
 
 /// How many phases of the period a kubelet may come in: its other probes of the same port come once a second at most, two at once.

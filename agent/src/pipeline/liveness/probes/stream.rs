@@ -97,6 +97,11 @@ impl Stream {
         self.resumed = Some(at);
     }
 
+    /// Its worker goes on, after another probe has been followed.
+    pub(super) fn restored(&mut self, at: Mono) {
+        self.resumed = Some(at);
+    }
+
     /// Another container runs.
     pub(super) fn resumed(&mut self, at: Mono) {
         self.resumed = self.resumed.map(|before| before.max(at));
@@ -213,12 +218,16 @@ impl Stream {
         })
     }
 
+    /// What speaks against it. Once may have been the machine, which holds up a kubelet, too.
+    pub(super) fn against(&self) -> u32 {
+        self.contradictions.saturating_sub(u32::from(self.gave_up))
+    }
+
     pub(super) fn may_be_the_probe(&self, spec: &ProbeSpec, now: Mono, away: Option<Mono>) -> bool {
-        let contradicts = self.contradictions > u32::from(self.gave_up);
         let waits_too_long = self.last.end.is_none() && now.since(self.last.start) > longest(spec);
         self.again > 0
             && (self.answered || self.gave_up)
-            && !(contradicts || self.refuted || waits_too_long || self.stays_away(spec, now))
+            && !(self.against() > 0 || self.refuted || waits_too_long || self.stays_away(spec, now))
             && !self.is_over(spec, now, away)
     }
 
@@ -228,6 +237,17 @@ impl Stream {
             let due = self.next_start(spec);
             now.since(due) > UNSEEN_AFTER && now > due
         })
+    }
+
+    /// Whether it has not come for a whole period since it should have come again for the first time.
+    pub(super) fn skipped(&self, spec: &ProbeSpec, now: Mono) -> bool {
+        self.resumed.is_some()
+            && now.since(self.next_start(spec)) > UNSEEN_AFTER + spec.period.max(spec.timeout)
+    }
+
+    /// Whether it fails as the probe does, and never did otherwise.
+    pub(super) fn shows(&self) -> bool {
+        self.failed > 0 && self.gave_up && self.contradictions == 0
     }
 
     /// Whether it has not come for so long that it will not. In a stall it may be that nobody gets through any more, because too many

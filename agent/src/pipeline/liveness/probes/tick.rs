@@ -29,7 +29,7 @@ impl Probes {
         let is_sibling = |stream: &Stream| {
             stream.client == own.client
                 && are_near(&self.spec, stream.last, own.last)
-                && compares(stream.contradictions, own.contradictions)
+                && compares(stream.against(), own.against())
         };
         self.streams.iter().position(is_sibling)
     }
@@ -42,7 +42,7 @@ impl Probes {
                 && stream.last.end.is_none()
                 && stream.last.start != own.last.start
                 && stream.again < own.again
-                && stream.contradictions >= own.contradictions
+                && stream.against() >= own.against()
                 && are_near(&self.spec, stream.last, own.last)
         };
         self.streams.iter().position(is_open)
