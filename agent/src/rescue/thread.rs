@@ -173,16 +173,15 @@ fn run(sentinel: &mut Sentinel, inbox: &Receiver<Message>, wake: &OwnedFd) {
         let _ = rustix::io::read(wake, &mut counter);
         sentinel.take_events();
         while let Ok(message) = inbox.try_recv() {
+            // What procfs shows is younger than what the kernel reported before.
+            sentinel.take_events();
             match message {
                 Message::Watch(processes) => sentinel.watch_named(&processes),
                 Message::Reload(settings, rules) => sentinel.reload(*settings, rules),
                 Message::Answer(answer) => sentinel.answered(answer),
                 Message::Explained(answer) => sentinel.explained(*answer),
-                Message::Stop => {
-                    // What happened before the stop was asked for, such as the end of the last target.
-                    sentinel.take_events();
-                    return;
-                }
+                // What happened before it was asked for, such as the end of the last target, has been taken in.
+                Message::Stop => return,
             }
         }
         sentinel.tick(clock::now());

@@ -249,6 +249,16 @@ pub(crate) fn ignore(number: i32) -> io::Result<()> {
     Ok(())
 }
 
+/// Is ended by a signal, here and after exec.
+pub(crate) fn hear(number: i32) -> io::Result<()> {
+    // SAFETY: SIG_DFL is no function that could run.
+    let before = unsafe { libc::signal(number, libc::SIG_DFL) };
+    if before == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// What ends a [`nap`].
 pub(crate) const WAKE: i32 = libc::SIGUSR1;
 

@@ -28,7 +28,9 @@ impl Sentinel {
 
     /// Has first reads reported while an engine is expected to accept.
     pub(super) fn follow_reads(&mut self, now: Mono) {
-        let wanted = self.engines.reads_until().is_some_and(|until| until > now);
+        let until = self.engines.accepts_until().unwrap_or_default();
+        self.engines.reads_until = self.engines.reads_until.max(until);
+        let wanted = self.engines.reads_until > now;
         if self.engines.counts != Some(true) || wanted == self.engines.reads {
             return;
         }

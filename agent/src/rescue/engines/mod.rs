@@ -37,6 +37,9 @@ pub(super) struct EngineWatch {
     counts: Option<bool>,
     /// First reads are reported.
     reads: bool,
+    /// Until then. Also when the engine has accepted: to begin anew soon after the end makes this thread wait for all processors, and
+    /// the first read of the next engine comes meanwhile.
+    reads_until: Mono,
 }
 
 /// What is known of one engine.
@@ -95,12 +98,12 @@ impl EngineWatch {
     /// When something is to be looked at.
     pub(super) fn due(&self, now: Mono) -> Option<Mono> {
         let looks = self.loops.values().filter_map(|engines| engines.due(now));
-        let reads = self.reads_until().filter(|_| self.reads);
+        let reads = self.reads.then_some(self.reads_until);
         looks.chain(reads).min()
     }
 
     /// Until when an engine may accept its first connection.
-    fn reads_until(&self) -> Option<Mono> {
+    fn accepts_until(&self) -> Option<Mono> {
         let awaited = self
             .known
             .values()
@@ -184,7 +187,7 @@ impl Sentinel {
                 self.pass_on(pid);
             }
         }
-        if self.engines.reads && self.engines.reads_until().is_none_or(|until| until <= now) {
+        if self.engines.reads && self.engines.reads_until <= now {
             self.follow_reads(now);
         }
         let news: Vec<(PidKey, Vec<News>)> = self

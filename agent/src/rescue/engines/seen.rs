@@ -145,14 +145,10 @@ impl Sentinel {
         }
     }
 
-    /// Asks procfs about engines that were not seen to listen, or to accept: they did so before the agent came, without a hook, or on a
-    /// socket that somebody else has opened.
+    /// Asks procfs about engines that were not seen to listen, or to accept: they did so before the agent came, without a hook or before
+    /// it was in place, or on a socket that somebody else has opened.
     pub(in crate::rescue) fn ask_about_engines(&mut self) {
-        let silent = |known: &Known| match (known.listens, known.accepts) {
-            (None, _) => true,
-            (Some(listens), None) => !listens.exact,
-            (Some(_), Some(_)) => false,
-        };
+        let silent = |known: &Known| known.listens.is_none() || known.accepts.is_none();
         let known = self.engines.known.iter();
         let asked: Vec<Pid> = known
             .filter(|(_, known)| known.ended.is_none() && silent(known))

@@ -143,7 +143,7 @@ fn the_same_port() -> Result<()> {
     let first = scene
         .victim
         .spawn("first", &format!("late-{port}-0"), ENGINE)?;
-    Startup::of(&mut scene.victim, &port, "once")?;
+    Startup::of(&mut scene.victim, &port, "hold")?;
     event(&mut scene, "accepting")?;
     alive::signal(first, libc::SIGKILL)?;
     let ended = event(&mut scene, "ended")?;
@@ -176,7 +176,7 @@ fn planned_and_crashed() -> Result<()> {
         let pid = scene
             .victim
             .spawn(&name, &format!("late-{port}-0"), ENGINE)?;
-        Startup::of(&mut scene.victim, &port, "once")?;
+        Startup::of(&mut scene.victim, &port, "hold")?;
         event(&mut scene, "accepting")?;
         if reason == "planned" {
             scene.victim.tell_to_end(&name)?;
@@ -215,7 +215,7 @@ fn killed_and_recovered() -> Result<()> {
     scene
         .victim
         .spawn("next", &format!("late-{port}-0"), ENGINE)?;
-    Startup::of(&mut scene.victim, &port, "once")?;
+    Startup::of(&mut scene.victim, &port, "hold")?;
     let accepting = event(&mut scene, "accepting")?;
     let recovery = scene.line("recovery")?;
     ensure!(
@@ -234,7 +234,7 @@ fn asked_for_its_version() -> Result<()> {
     scene
         .victim
         .spawn("engine", &format!("late-{port}-0"), ENGINE)?;
-    Startup::of(&mut scene.victim, &port, "once")?;
+    Startup::of(&mut scene.victim, &port, "hold")?;
     let listening = event(&mut scene, "listening")?;
     ensure!(listening.number("/generation") == Some(1), "{listening}");
     scene.end(&[]).map(|_| ())
@@ -247,7 +247,7 @@ fn not_reaped() -> Result<()> {
     let pid = scene
         .victim
         .spawn("engine", &format!("late-{port}-0"), ENGINE)?;
-    Startup::of(&mut scene.victim, &port, "once")?;
+    Startup::of(&mut scene.victim, &port, "hold")?;
     alive::signal(pid, libc::SIGKILL)?;
     let zombies = event(&mut scene, "zombies")?;
     ensure!(

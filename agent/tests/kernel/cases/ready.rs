@@ -153,7 +153,7 @@ fn page_follows_engines() -> Result<()> {
     alive::signal(engine, libc::SIGKILL)?;
     page.becomes(503, &[&of_process, "EngineStarting for"])?;
     victim.spawn("next", &format!("late-{port}-0"), ENGINE)?;
-    victim.ask(&format!("knock {port} 20 once"), "knocked")?;
+    victim.ask(&format!("knock {port} 20 hold"), "knocked")?;
     page.becomes(200, &[&of_process, "EngineAccepts"])?;
     victim.quit()?;
     page.becomes(404, &["no such loop"])?;

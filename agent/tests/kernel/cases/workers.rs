@@ -84,14 +84,16 @@ impl Workers {
 
 /// While one of them polls, nothing is forecast from the stall of the other; when both are away it is, from when the last one left.
 fn workers_have_a_socket_each() -> Result<()> {
-    let period_ms = 1000 * u64::from(slowness());
+    let period_ms = 4000 * u64::from(slowness());
     let mut workers = Workers::start(&probe(period_ms))?;
+    // Where they listen is read from procfs, and nothing tells when it is known.
+    workers.scene.watch.linger(period_ms / 4)?;
     let stopped = workers.pids[0];
     let from = workers.signal(0, libc::SIGSTOP)?;
     let is_stall = |line: &Line| line.is("stall_opened", stopped);
     workers.scene.watch.next("the stall", is_stall)?;
-    // Without the other worker, the kubelet would decide to kill by then.
-    workers.scene.watch.linger(4 * period_ms)?;
+    // Without the other worker there would be a warning after a quarter of the period.
+    workers.scene.watch.linger(period_ms)?;
     let mut seen = workers.scene.watch.seen().iter().skip(from);
     let warned = seen.find(|line| line.kind() == "risk" && line.text("/level") != "none");
     ensure!(

@@ -82,7 +82,11 @@ fn start_with(program: &str, part: &[&str], namespaces: i32, ears: Ears) -> Resu
             set_parent_process_death_signal(Some(Signal::KILL))?;
             // Before exec, so that no signal can come too early.
             match ears {
-                Ears::Open => {}
+                // Who runs the tests in the background may have had it ignored.
+                Ears::Open => {
+                    sys::hear(libc::SIGINT)?;
+                    sys::hear(libc::SIGTERM)?;
+                }
                 Ears::Closed | Ears::Deaf => {
                     sys::ignore(libc::SIGINT)?;
                     sys::ignore(libc::SIGTERM)?;
