@@ -1,5 +1,7 @@
 //! Compares what the agent's lines say of one stall with the truth. Pure.
 
+use std::fmt::Write as _;
+
 use serde::Serialize;
 use serde_json::Value;
 
@@ -89,21 +91,19 @@ pub(super) fn judge(row: &Row, truth: &Truth, lines: &[Line]) -> Verdict {
     }
 }
 
-/// Leaves out what is said of the time after it: the process may then do something else before it polls. The closing line comes
-/// after the end by nature.
+/// Leaves out what is said of the time before it and after it: the process may do something else in the same iteration, before it
+/// stalls and before it polls. The closing line comes after the end by nature.
 fn while_it_lasts<'a>(truth: &Truth, lines: Vec<&'a Line>) -> Vec<&'a Line> {
-    let late_ms = |line: &Line| ms_since(truth.ended.at_ns, line.number("mono_ns"));
-    let limit_ms = |line: &Line| {
-        if line.is("stall_closed") {
+    let is_of_it = |line: &Line| {
+        let at = line.number("mono_ns");
+        let limit_ms = if line.is("stall_closed") {
             CLOSES_MS
         } else {
             0.0
-        }
+        };
+        at >= truth.began.at_ns && ms_since(truth.ended.at_ns, at) <= limit_ms
     };
-    lines
-        .into_iter()
-        .filter(|line| late_ms(line) <= limit_ms(line))
-        .collect()
+    lines.into_iter().filter(|line| is_of_it(line)).collect()
 }
 
 fn grade(row: &Row, named: Option<&str>, said: &[Said]) -> Grade {
@@ -208,7 +208,7 @@ fn detail(what: &'static str, expected: String, shown: Option<String>, fits: boo
 
 /// The innermost Python frame of every stack that was shown; one wrong stack is wrong.
 fn stack(row: &Row, truth: &Truth, lines: &[&Line]) -> Option<Detail> {
-    if !row.runtime.is_python() || truth.length_ms() <= STACK_MS {
+    if !row.runtime.is_python() || truth.began.anywhere || truth.length_ms() <= STACK_MS {
         return None;
     }
     let expected = truth.began.frames.first().map_or("?".into(), frame_text);
@@ -262,6 +262,26 @@ fn frames(truth: &Truth, lines: &[&Line]) -> Vec<Detail> {
     });
     let outer = truth.began.outer.iter().map(found);
     outer.chain(native).collect()
+}
+
+/// One line for each of the agent's lines: when it came, what it named, and its stack.
+pub(super) fn said_text(verdict: &Verdict) -> String {
+    let stack = |line: &Value| -> String {
+        let frames = line["stack"].as_array().into_iter().flatten().map(frame);
+        let frames: Vec<String> = frames.map(|frame| frame_text(&frame)).collect();
+        frames.join(" < ")
+    };
+    let mut text = String::new();
+    for (said, line) in verdict.said.iter().zip(&verdict.lines) {
+        let _ = writeln!(
+            text,
+            "    at {:.0} ms it said {}, stack: {}",
+            said.at_ms,
+            said.kind,
+            stack(line)
+        );
+    }
+    text
 }
 
 fn stacks<'a>(lines: &'a [&'a Line]) -> impl Iterator<Item = Vec<Frame>> + 'a {

@@ -94,7 +94,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     let played: Vec<Played> = played.into_iter().map(|(_, played)| played).collect();
 
     println!("\n{}\n{}", report::table(&played), report::matrix(&played));
-    print!("{}", report::misnamed(&played));
+    print!("{}", report::missed(&played));
     let criteria = report::criteria(&played, bpf::in_ci());
     print!("{}", report::shown(&criteria));
     println!(
@@ -173,11 +173,15 @@ fn play_all(lab: &Lab, jobs: Vec<Job>, threads: usize) -> Vec<(usize, Played)> {
 /// Waits for the end of the stall, and makes it where that is the harness's part.
 fn follow(scene: &Scene, program: &mut Program, began: &mut Began) -> Result<Ended> {
     if let Some((from, to)) = scene.during(program.pid)? {
-        began.at_ns = from;
-        return Ok(Ended {
-            at_ns: to,
-            ..Ended::default()
-        });
+        if scene.begins_it() {
+            began.at_ns = from;
+            return Ok(Ended {
+                at_ns: to,
+                ..Ended::default()
+            });
+        }
+        let said: Ended = program.read().context("the stall did not end")?;
+        return Ok(Ended { at_ns: to, ..said });
     }
     program.read().context("the stall did not end")
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::judge::{Detail, Grade, Verdict};
+use super::judge::{self, Detail, Grade, Verdict};
 use super::row::{Environment, KINDS, Row};
 use super::sight;
 use super::truth::Truth;
@@ -164,23 +164,38 @@ pub(super) fn table(all: &[Played]) -> String {
     markdown(&lines)
 }
 
-/// What procfs showed of stalls that were not named rightly.
-pub(super) fn misnamed(all: &[Played]) -> String {
-    let mut text = String::new();
-    for (one, (truth, verdict)) in all.iter().filter_map(|one| Some((one, one.judged()?))) {
-        if verdict.grade == Grade::Right {
-            continue;
-        }
-        let (name, environment) = (one.row.name(), one.environment.name());
-        let named = verdict.named.as_deref().unwrap_or("nothing");
-        let _ = writeln!(
-            text,
-            "{name}, {environment}: {}, named {named}; 700 ms into it procfs showed",
-            one.row.kind
-        );
-        text += &sight::shown(truth, &truth.seen);
+/// Of stalls that were not told rightly: what was missed, what procfs showed and what the agent said. What is wrong comes last: the
+/// end of a long log is what is read.
+pub(super) fn missed(all: &[Played]) -> String {
+    let mut missed: Vec<(Grade, String)> = all.iter().filter_map(told_of_missed).collect();
+    missed.sort_by_key(|(grade, _)| *grade == Grade::Wrong);
+    missed.into_iter().map(|(_, text)| text).collect()
+}
+
+fn told_of_missed(one: &Played) -> Option<(Grade, String)> {
+    let (truth, verdict) = one.judged()?;
+    let parts: Vec<&Detail> = (verdict.details.iter())
+        .chain(&verdict.stack)
+        .filter(|detail| detail.grade != Grade::Right)
+        .collect();
+    let mut grades = parts.iter().map(|part| part.grade).chain([verdict.grade]);
+    let grade = grades.clone().find(|grade| *grade == Grade::Wrong);
+    let grade = grade.or_else(|| grades.find(|grade| *grade == Grade::Unknown))?;
+    let mut text = format!(
+        "{}, {}: {}, named {}",
+        one.row.name(),
+        one.environment.name(),
+        one.row.kind,
+        name_cell(verdict)
+    );
+    for part in parts {
+        text += ", ";
+        text += &detail_text(part);
     }
-    text
+    text += "; 700 ms into it procfs showed\n";
+    text += &sight::shown(truth, &truth.seen);
+    text += &judge::said_text(verdict);
+    Some((grade, text))
 }
 
 /// How often each label got each name, as Markdown; the last column is for stalls that were never told of.

@@ -98,6 +98,11 @@ impl Scene {
         }
     }
 
+    /// Whether the stall begins with what `during` does, and not with what the program does.
+    pub(super) fn begins_it(&self) -> bool {
+        matches!(self.stage, Stage::Freeze | Stage::Stop)
+    }
+
     /// Once the program has said that its stall begins. Answers with the time in which the label holds where that is the harness's
     /// doing.
     pub(super) fn during(&self, pid: u32) -> Result<Option<(u64, u64)>> {

@@ -21,6 +21,9 @@ pub(super) struct Began {
     /// Where the innermost frame may stand.
     #[serde(default)]
     pub(super) frames: Vec<Frame>,
+    /// The innermost frame may be any.
+    #[serde(default)]
+    pub(super) anywhere: bool,
     /// Frames further out that have to be in the stack too: the program's own line and the coroutine.
     #[serde(default)]
     pub(super) outer: Vec<Frame>,
@@ -37,8 +40,11 @@ pub(super) struct Began {
     pub(super) holder_is_only_child: bool,
 }
 
+/// From the moment that a program names as the beginning to the stall itself.
+const TOLD_WITHIN_MS: f64 = 20.0;
+
 /// Said when it is over.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Ended {
     #[serde(rename = "ended")]
     pub(super) at_ns: u64,
@@ -46,6 +52,11 @@ pub(super) struct Ended {
     pub(super) thread_cpu_ms: f64,
     /// And what all threads have.
     pub(super) process_cpu_ms: f64,
+    /// What it took the program to say that it begins.
+    #[serde(default)]
+    pub(super) told_ms: f64,
+    /// Why it was not the stall that it was to be, as far as the program can tell.
+    pub(super) spoiled: Option<String>,
 }
 
 /// Both, with ids as the agent sees them.
@@ -64,8 +75,17 @@ impl Truth {
         self.ended.at_ns.saturating_sub(self.began.at_ns) as f64 / 1e6
     }
 
-    /// Why the stall was not of the kind that it was to be: others used the processors, too.
+    /// Why the stall was not what it was to be: others used the processors, too.
     pub(super) fn spoiled(&self, kind: &str) -> Option<String> {
+        if let Some(why) = &self.ended.spoiled {
+            return Some(why.clone());
+        }
+        if self.ended.told_ms > TOLD_WITHIN_MS {
+            return Some(format!(
+                "the program was held up for {:.0} ms before its stall, while it told of it",
+                self.ended.told_ms
+            ));
+        }
         let share = |ms: f64| ms / self.length_ms().max(1.0);
         let (thread, process) = (
             share(self.ended.thread_cpu_ms),
@@ -98,6 +118,7 @@ mod tests {
                 at_ns: 1_000_000_000,
                 thread_cpu_ms,
                 process_cpu_ms,
+                ..Ended::default()
             },
             ..Truth::default()
         };
@@ -113,5 +134,21 @@ mod tests {
         for (kind, truth, fine) in cases {
             assert_eq!(truth.spoiled(kind).is_none(), fine, "{kind} {truth:?}");
         }
+    }
+    #[test]
+    fn a_program_that_was_held_up_or_says_so_itself_is_spoiled() {
+        let ended = |json: &str| Truth {
+            ended: serde_json::from_str(json).unwrap(),
+            ..Truth::default()
+        };
+        let text = |more: &str| {
+            format!(r#"{{"ended": 1000000000, "thread_cpu_ms": 0, "process_cpu_ms": 0{more}}}"#)
+        };
+        assert_eq!(ended(&text("")).spoiled("sleep"), None);
+        assert_eq!(ended(&text(r#", "told_ms": 2.5"#)).spoiled("sleep"), None);
+        let late = ended(&text(r#", "told_ms": 97.0"#)).spoiled("sleep");
+        assert!(late.is_some_and(|why| why.contains("97 ms")));
+        let own = ended(&text(r#", "spoiled": "not in its poller""#)).spoiled("gil_wait");
+        assert_eq!(own.as_deref(), Some("not in its poller"));
     }
 }

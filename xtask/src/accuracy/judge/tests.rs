@@ -125,6 +125,15 @@ fn what_is_said_of_the_time_after_the_stall_does_not_count() {
 }
 
 #[test]
+fn what_is_said_of_the_iteration_before_the_stall_does_not_count() {
+    let mut early = named("stall_opened", 0, "cpu_busy");
+    early.value["mono_ns"] = json!(BEGAN - 5_000_000);
+    let lines = [early, named("stall_updated", 320, "sleep")];
+    let verdict = judge(&SLEEP, &truth(), &lines);
+    assert_eq!((verdict.said.len(), verdict.grade), (1, Grade::Right));
+}
+
+#[test]
 fn a_stall_that_nobody_told_of_is_not_known() {
     let verdict = judge(&SLEEP, &truth(), &[]);
     assert_eq!((verdict.named, verdict.grade), (None, Grade::Unknown));
@@ -197,4 +206,7 @@ fn the_innermost_python_frame_of_every_stack_counts() {
         let stack = judge(&row, &truth, &lines).stack.unwrap();
         assert_eq!(stack.grade, grade, "{stack:?}");
     }
+    truth.began.anywhere = true;
+    let lines = [with(json!([frame("main", 9)]))];
+    assert_eq!(judge(&row, &truth, &lines).stack, None);
 }

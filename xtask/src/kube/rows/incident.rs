@@ -4,7 +4,6 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use serde_json::Value;
 
 use super::agent::{NodeAgent, Rights};
 use super::judge;
@@ -16,7 +15,6 @@ use crate::cmd;
 use crate::kube::account::Access;
 use crate::kube::kubelet_log::{self, Event, Kind};
 use crate::litellm::criteria::Check;
-use crate::litellm::guard;
 use crate::litellm::lab::Lab;
 use crate::litellm::probe::{Figures, Prober};
 use crate::litellm::stop;
@@ -110,10 +108,8 @@ fn of_probe(
     let mut agent = NodeAgent::start(context, &name, &kubeconfig, CONFIG, WRITES)?;
     let (created, pods) = proxies::start(context, lab, &database.url_on(&address), &settings)?;
     let gate = gate(context)?;
-    let mut observers = Vec::new();
-    for pod in &pods {
-        observers.push(pod.observer(context)?);
-    }
+    // Only of the pod that the kubelet kills: the guarded one has the node agent, and is not to share its processors with two.
+    let observer = pods[0].observer(context)?;
     stop::sleep_until(cmd::now() + times.settle)?;
     let origin = cmd::now();
     let probers: Vec<Prober> = pods
@@ -131,10 +127,8 @@ fn of_probe(
         .into_iter()
         .map(|prober| Figures::of(&prober.finish().all))
         .collect();
-    let said: Vec<Vec<Value>> = observers.into_iter().map(guard::Guard::finish).collect();
-    for (pod, lines) in pods.iter().zip(&said) {
-        context.keep(&format!("{}-{number}", pod.name), lines)?;
-    }
+    let said = observer.finish();
+    context.keep(&format!("{WITHOUT}-{number}"), &said)?;
     let mut outcomes = Vec::new();
     let mut truth = Vec::new();
     for (name, figures) in [WITHOUT, WITH].into_iter().zip(figures) {
@@ -157,7 +151,7 @@ fn of_probe(
     drop(created);
     print!("{}", table(probe, &outcomes));
     let end = frozen_at + times.freeze.as_secs_f64();
-    let stall = Stall::new(probe, (frozen_at, end), Some(true), &said[0], &truth[0]);
+    let stall = Stall::new(probe, (frozen_at, end), Some(true), &said, &truth[0]);
     let mut checks = judge(context, probe, &outcomes, signals, &stall);
     checks.push(gate);
     Ok(checks)

@@ -22,6 +22,9 @@ pub(super) const GATE: &str = "loopwarden.dev/engine-ready";
 const READY_LIMIT: Duration = Duration::from_mins(4);
 /// A stuck engine takes that long to close: longer than any freeze.
 const CLOSE_MAX_S: &str = "60";
+/// What a proxy in production asks for. A pod that asks for nothing gets what everybody else on the machine leaves (`cpu.weight` 1), and
+/// what the control plane and the observers of a test use would count as the proxy's own delay.
+const CPU: &str = "500m";
 
 /// How a pod differs from others.
 #[derive(Debug)]
@@ -148,6 +151,7 @@ fn pod(lab: &Lab, interpreter: &Path, database_url: &str, settings: &Settings) -
     let (cache, run) = (shown(&lab.path("")), shown(&lab.run.path("")));
     let mut container = json!({
         "name": "main", "image": image::HOST, "imagePullPolicy": "Never", "command": command, "env": variables,
+        "resources": {"requests": {"cpu": CPU}},
         "volumeMounts": [
             {"name": "usr", "mountPath": "/usr", "readOnly": true},
             {"name": "etc", "mountPath": "/etc", "readOnly": true},
