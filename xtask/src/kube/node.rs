@@ -33,6 +33,8 @@ pub(crate) const API_PORT: u16 = 26_443;
 pub(crate) const API: &str = "10.213.88.1:26443";
 pub(crate) const ETCD: &str = "127.0.0.1:22379";
 
+/// Of the control plane.
+const NICE: &str = "10";
 const START_LIMIT: Duration = Duration::from_mins(2);
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -119,18 +121,18 @@ impl Node {
         machine::change(&self.folder)?;
         let pki = Pki::create(self.folder.join("pki"))?;
         image::write_all(&self.folder.join("images"))?;
-        self.component("etcd", Path::new("etcd"), &settings::etcd(&self.folder))?;
+        self.remote("etcd", Path::new("etcd"), &settings::etcd(&self.folder))?;
         let api = settings::api_server(&pki);
-        self.component("apiserver", &self.tools.component("kube-apiserver"), &api)?;
+        self.remote("apiserver", &self.tools.component("kube-apiserver"), &api)?;
         self.containerd()?;
         let kubectl = self.kubectl();
         self.wait("the API server", |_| Ok(kubectl.get_raw("/readyz").is_ok()))?;
-        self.component(
+        self.remote(
             "controllers",
             &self.tools.component("kube-controller-manager"),
             &settings::controllers(&self.folder, &pki),
         )?;
-        self.component(
+        self.remote(
             "scheduler",
             &self.tools.component("kube-scheduler"),
             &settings::scheduler(&pki),
@@ -180,6 +182,13 @@ impl Node {
         let mut command = Command::new("ctr");
         command.arg("--address").arg(settings::socket(&self.folder));
         command
+    }
+
+    /// A component that runs on another machine in most clusters: the node's processes come first here.
+    fn remote(&mut self, name: &str, program: &Path, arguments: &[String]) -> Result<()> {
+        let mut all = vec!["-n".into(), NICE.into(), program.display().to_string()];
+        all.extend_from_slice(arguments);
+        self.component(name, Path::new("nice"), &all)
     }
 
     fn component(&mut self, name: &str, program: &Path, arguments: &[String]) -> Result<()> {

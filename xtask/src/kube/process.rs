@@ -1,6 +1,8 @@
 //! The processes of a pod's containers on this machine.
 
-use std::fs;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io;
 
 use serde_json::Value;
 
@@ -18,6 +20,31 @@ pub(crate) fn of_container(pod: &Value, container: &str) -> Option<u32> {
         .find(|pid| process::parent_of(*pid).is_some_and(|parent| !inside(parent)))
 }
 
+/// How often the process had to wait for the disk to get at its own program's code (`majflt` of `proc_pid_stat(5)`).
+pub(crate) fn major_faults(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, after) = stat.rsplit_once(')')?;
+    after.split_whitespace().nth(9)?.parse().ok()
+}
+
+/// Reads the files that a process and its children have mapped, so that they are in memory.
+pub(crate) fn warm(pid: u32) {
+    let children = process::children(pid);
+    for pid in children.iter().map(|child| child.pid).chain([pid]) {
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+        let paths: BTreeSet<&str> = maps
+            .lines()
+            .filter_map(|line| Some(&line[line.find('/')?..]))
+            .collect();
+        for path in paths {
+            // What has gone meanwhile is not needed.
+            if let Ok(mut file) = File::open(format!("/proc/{pid}/root{path}")) {
+                let _ = io::copy(&mut file, &mut io::sink());
+            }
+        }
+    }
+}
+
 /// Without the runtime's name before it.
 fn container_id(pod: &Value, container: &str) -> Option<String> {
     let statuses = pod["status"]["containerStatuses"].as_array()?;
@@ -26,4 +53,17 @@ fn container_id(pod: &Value, container: &str) -> Option<String> {
     let (_, id) = id.split_once("://")?;
     // An empty one would be in every path.
     (!id.is_empty()).then(|| id.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_of_this_process_are_read() {
+        let faults = major_faults(std::process::id()).unwrap();
+        warm(std::process::id());
+        assert!(major_faults(std::process::id()).unwrap() >= faults);
+        assert_eq!(major_faults(0), None);
+    }
 }

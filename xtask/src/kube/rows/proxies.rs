@@ -91,6 +91,17 @@ pub(super) fn start<'a>(
 }
 
 impl Proxy {
+    /// Has everything in memory that its processes have mapped. Some machines take away what nobody used for half a minute, and a proxy's
+    /// way back from a stall is such code.
+    pub(super) fn warm(&self) {
+        process::warm(self.pid);
+    }
+
+    /// How often it has waited for the disk because code of its own was not in memory.
+    pub(super) fn major_faults(&self) -> u64 {
+        process::major_faults(self.pid).unwrap_or(0)
+    }
+
     /// Starts an agent that tells of it and does nothing, and waits until it watches. The agent knows the probe.
     pub(super) fn observer(&self, context: &Context) -> Result<Guard> {
         let liveness = format!("{}@{PORT}", self.probe.spec());
