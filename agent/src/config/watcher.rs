@@ -187,6 +187,10 @@ impl<F: FnMut(Reload)> Watching<F> {
                 let loaded = self.source.load();
                 self.tell(loaded, requested);
             }
+            // Letting a change settle takes what wakes the thread, also the wake-up of whoever ends it.
+            if self.shared.stop.load(Ordering::Acquire) {
+                return;
+            }
             if let Err(error) = self.wait(None) {
                 log::error!(
                     "no more waiting for changes of {}: {error}",

@@ -160,3 +160,23 @@ fn the_same_bad_file_is_told_once_unless_somebody_asks() {
     ));
     assert!(judge.judge(good(), false).is_none());
 }
+
+#[test]
+fn it_can_be_dropped_at_any_moment_of_a_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("c.yaml");
+    std::fs::write(&file, "{}").unwrap();
+    let (sender, dropped) = channel();
+    std::thread::spawn(move || {
+        // A change takes it 100 ms, and its beginning counts as one.
+        for wait_ms in (0..150).step_by(10) {
+            let (watcher, _receiver) = watch(&file);
+            std::thread::sleep(Duration::from_millis(wait_ms));
+            drop(watcher);
+            let _ = sender.send(wait_ms);
+        }
+    });
+    for wait_ms in (0..150).step_by(10) {
+        assert_eq!(dropped.recv_timeout(PATIENCE), Ok(wait_ms));
+    }
+}
