@@ -474,7 +474,7 @@ def net_dns(box):
 
 def starting():
     """Where a process stands until the child runs its program, which takes a busy machine its time."""
-    return at(subprocess.Popen._execute_child, "_fork_exec(", "fork_exec(", "os.read(errpipe_read")
+    return at(subprocess.Popen._execute_child, "fork_exec(", "os.read(errpipe_read")
 
 
 def pipe_output(box):

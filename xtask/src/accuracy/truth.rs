@@ -135,6 +135,7 @@ mod tests {
             assert_eq!(truth.spoiled(kind).is_none(), fine, "{kind} {truth:?}");
         }
     }
+
     #[test]
     fn a_program_that_was_held_up_or_says_so_itself_is_spoiled() {
         let ended = |json: &str| Truth {

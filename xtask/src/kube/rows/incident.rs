@@ -124,10 +124,12 @@ fn of_probe(
     database.freeze()?;
     let (frozen, frozen_at) = (cmd::now(), loops::seconds()?);
     let guarded = pods.iter().find(|pod| pod.name == WITH);
-    let faults = || guarded.map_or(0, proxies::Proxy::major_faults);
+    let faults = || guarded.and_then(proxies::Proxy::major_faults);
     let faults_before = faults();
     hold(frozen + times.freeze, &mut agent)?;
-    let faults = faults().saturating_sub(faults_before);
+    let faults = faults()
+        .zip(faults_before)
+        .map(|(after, before)| after.saturating_sub(before));
     database.thaw();
     stop::sleep_until(cmd::now() + times.after)?;
     let figures: Vec<Figures> = probers
@@ -157,7 +159,12 @@ fn of_probe(
     };
     drop(created);
     print!("{}", table(probe, &outcomes));
-    println!("the guarded proxy waited for the disk {faults} times to get at its own code");
+    match faults {
+        Some(faults) => {
+            println!("the guarded proxy waited for the disk {faults} times to get at its own code")
+        }
+        None => println!("the guarded proxy's process is gone"),
+    }
     let end = frozen_at + times.freeze.as_secs_f64();
     let stall = Stall::new(probe, (frozen_at, end), Some(true), &said, &truth[0]);
     let mut checks = judge(context, probe, &outcomes, signals, &stall);

@@ -97,9 +97,9 @@ impl Proxy {
         process::warm(self.pid);
     }
 
-    /// How often it has waited for the disk because code of its own was not in memory.
-    pub(super) fn major_faults(&self) -> u64 {
-        process::major_faults(self.pid).unwrap_or(0)
+    /// How often it has waited for the disk because code of its own was not in memory; none when it is gone.
+    pub(super) fn major_faults(&self) -> Option<u64> {
+        process::major_faults(self.pid)
     }
 
     /// Starts an agent that tells of it and does nothing, and waits until it watches. The agent knows the probe.
