@@ -159,12 +159,8 @@ fn of_probe(
     };
     drop(created);
     print!("{}", table(probe, &outcomes));
-    match faults {
-        Some(faults) => {
-            println!("the guarded proxy waited for the disk {faults} times to get at its own code")
-        }
-        None => println!("the guarded proxy's process is gone"),
-    }
+    let waited = faults.map_or_else(|| "?".to_owned(), |faults| faults.to_string());
+    println!("the guarded proxy waited for the disk {waited} times to get at its own code");
     let end = frozen_at + times.freeze.as_secs_f64();
     let stall = Stall::new(probe, (frozen_at, end), Some(true), &said, &truth[0]);
     let mut checks = judge(context, probe, &outcomes, signals, &stall);
